@@ -1,0 +1,523 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+)
+
+// How a session gets out of the store and back into it: load, and commit with all that compare-and-swap asks
+// for. What happens to IDs is in regenerate.go.
+
+const (
+	// maxTries bounds how often a save is repeated because another process was first. Each try that fails
+	// means that somebody else's succeeded, so only a crowd comes near it.
+	maxTries = 100
+	// maxBackoff bounds the random pause between two tries.
+	maxBackoff = 20 * time.Millisecond
+	// maxResends bounds how often a save is sent again after its reply was lost.
+	maxResends = 2
+	// rememberWrites is for how long a record remembers a write, beyond the time that the writer has for it:
+	// enough for clocks that differ.
+	rememberWrites = time.Minute
+)
+
+// load finds the session that the request's cookies lead to. s.mu is held.
+func (s *Session) load() {
+	ctx, cancel := s.m.storeContext(s.origin.context())
+	defer cancel()
+	ended := false
+	s.origin.candidates(func(c *candidate) bool {
+		s.link = link{token: c.token, key: c.key, id: c.token.id()}
+		found, err := s.follow(ctx)
+		switch {
+		case err != nil:
+			s.state = failed
+			s.fail(err)
+			return false
+		case found.kind == kindLive:
+			s.state = live
+			s.content = found.content
+			return false
+		}
+		s.stale = true
+		ended = ended || found.kind == kindRetired
+		return true
+	})
+	switch {
+	case s.state != unloaded:
+		return
+	case ended:
+		s.state = gone
+	default:
+		s.state = fresh
+	}
+	if s.stale {
+		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id})
+	}
+	s.begin()
+}
+
+// begin makes the session a new one. s.mu is held.
+func (s *Session) begin() {
+	now := time.Now().UnixMilli()
+	s.link = link{}
+	s.content = content{created: now, saved: now, issued: now}
+}
+
+// reload looks at the record again and makes the handler's changes to what it finds. s.mu is held.
+func (s *Session) reload(ctx context.Context) error {
+	ctx, cancel := s.m.storeContext(ctx)
+	defer cancel()
+	found, err := s.follow(ctx)
+	if err != nil {
+		return err
+	}
+	return s.adopt(found)
+}
+
+// follow brings s.link up to date, and has the client follow with its cookie. s.mu is held.
+func (s *Session) follow(ctx context.Context) (decoded, error) {
+	rec, err := s.m.load(ctx, s.link.id)
+	return s.followFrom(ctx, rec, err)
+}
+
+// followFrom is follow for a record that was loaded already. s.mu is held.
+func (s *Session) followFrom(ctx context.Context, rec Record, err error) (decoded, error) {
+	before := s.link.token
+	found, err := s.m.followFrom(ctx, &s.link, rec, err)
+	if s.link.token != before {
+		s.todo |= sendCookie
+	}
+	return found, err
+}
+
+// adopt makes the handler's changes to the record that s.link leads to. s.mu is held.
+func (s *Session) adopt(found decoded) error {
+	if found.kind != kindLive {
+		s.state = gone
+		return nil
+	}
+	return s.rebase(found.content)
+}
+
+// A cookieAction is what a commit asks for in the response's header.
+type cookieAction byte
+
+const (
+	keepCookie cookieAction = iota
+	setCookie
+	removeCookie
+)
+
+// commit brings into the store what the handler did. late means that no cookie can be set any more. s.mu is
+// held.
+func (s *Session) commit(ctx context.Context, late bool) (cookieAction, error) {
+	if s.state == unloaded || s.err != nil {
+		return keepCookie, s.err
+	}
+	ctx, cancel := s.m.storeContext(ctx)
+	defer cancel()
+	err := s.retireEnded(ctx)
+	if err == nil {
+		switch s.state {
+		case fresh:
+			err = s.commitFresh(ctx, late)
+		case live:
+			err = s.commitLive(ctx, late)
+		}
+	}
+	switch {
+	case err != nil:
+	case s.state == gone && s.wants():
+		s.m.observe(ctx, Event{Kind: EventStaleWrite, ID: s.link.id, Err: ErrGone})
+		err = ErrGone
+	case late && s.todo&dropCookie != 0:
+		err = ErrHeaderSent // the session has ended all the same
+	}
+	todo := s.todo
+	s.changes, s.todo = nil, 0
+	switch {
+	case err != nil:
+		return keepCookie, s.fail(err)
+	case s.state == live && todo&sendCookie != 0:
+		return setCookie, nil
+	case s.state == fresh && todo&dropCookie != 0:
+		return removeCookie, nil
+	}
+	return keepCookie, nil
+}
+
+// commitFresh stores a session for the first time, if there is anything to store.
+func (s *Session) commitFresh(ctx context.Context, late bool) error {
+	s.todo &^= regenerate // a new session gets a new ID anyway
+	if s.content.empty() {
+		return nil
+	}
+	if late {
+		return ErrHeaderSent
+	}
+	addr, agent := s.origin.client()
+	s.content.remoteAddr, s.content.userAgent = []byte(addr), []byte(agent)
+	rand.Read(s.content.lineage[:])
+	s.link = link{token: newToken()}
+	s.link.id = s.link.token.id()
+	now := time.Now()
+	s.content.issued = now.UnixMilli()
+	if _, err := s.save(ctx, &s.link, now); err != nil {
+		return err
+	}
+	s.state = live
+	s.todo |= sendCookie
+	s.m.observe(ctx, Event{Kind: EventCreated, ID: s.link.id})
+	return nil
+}
+
+// commitLive saves the changes to a session that the store knows.
+func (s *Session) commitLive(ctx context.Context, late bool) error {
+	now := time.Now()
+	renew := !late && s.renewalDue(now)
+	if !s.wants() && !renew {
+		if err := s.touch(ctx, now); err != nil || s.todo&sendCookie == 0 {
+			return err
+		}
+		// A cookie is to be sent, and nothing was written: make sure that it is not that of a session that
+		// ended meanwhile, or it might take the place of a newer one.
+		return s.reload(ctx)
+	}
+	if late && s.todo&regenerate != 0 {
+		return ErrHeaderSent
+	}
+	handed, leave, err := s.m.queues.enter(ctx, s.link.id)
+	if err != nil {
+		return err
+	}
+	var handOver Record
+	defer func() {
+		s.dropNext(ctx)
+		leave(handOver)
+	}()
+	if handed.Version > s.link.version {
+		// Another request of this process was just here, and left what it saved.
+		if d, err := decodeRecord(s.link.id, handed.Data); err == nil {
+			s.link.version, s.link.cas, s.link.expires, s.link.data = handed.Version, 0, handed.Expires, handed.Data
+			if err := s.rebase(d.content); err != nil {
+				return err
+			}
+		}
+	}
+
+	for try := 1; ; try++ {
+		id := s.link.id
+		var saved Record
+		var err error
+		switch {
+		case s.todo&regenerate != 0:
+			err = s.commitRegenerate(ctx, now)
+		case s.content.empty() && len(s.changes) > 0 && !late: // without the cookie, an empty session may stay
+			err = s.commitEmpty(ctx)
+		case renew:
+			err = s.commitRenewal(ctx, now)
+		case len(s.changes) > 0:
+			saved, err = s.save(ctx, &s.link, now)
+		}
+		if err == nil {
+			handOver = saved
+			if try > 1 {
+				s.m.observe(ctx, Event{Kind: EventConflict, ID: id, Count: try})
+			}
+			return nil
+		}
+		conflict, ok := errors.AsType[*conflictError](err)
+		if !ok {
+			if renew && !s.wants() && !errors.Is(err, ErrTooLarge) {
+				return nil // the store cannot save; that is no reason to fail a request that only reads
+			}
+			return err
+		}
+		if try >= maxTries {
+			return err
+		}
+		if try > 1 && !pause(ctx, try) {
+			return err
+		}
+		found, err := s.followFrom(ctx, conflict.found, conflict.err)
+		if err != nil {
+			return err
+		}
+		if err := s.adopt(found); err != nil || s.state == gone {
+			return err
+		}
+		now = time.Now()
+		renew = !late && s.renewalDue(now)
+		if !s.wants() && !renew {
+			return nil // somebody else renewed
+		}
+	}
+}
+
+// touch moves the session's expiry, if that is worth a write.
+func (s *Session) touch(ctx context.Context, now time.Time) error {
+	expires := s.m.expiry(&s.content, now)
+	due := now.Sub(s.lastUsed()) >= s.m.touchInterval(&s.content)
+	if !due || !expires.After(s.link.expires) {
+		return nil
+	}
+	rec := Record{Version: s.link.version, Expires: expires, Data: s.link.data, cas: s.link.cas}
+	start := s.m.startTimer()
+	err := Touch(ctx, s.m.store, s.link.id, rec)
+	s.m.observeStore(ctx, start, "touch", s.link.id, err)
+	switch {
+	case err == nil:
+		s.link.expires = expires
+		s.link.cas = 0
+		if s.persistentCookie() {
+			s.todo |= sendCookie
+		}
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
+		// Somebody else saved, renewed or ended the session. There is nothing of ours in it to save.
+	default:
+		s.m.observe(ctx, Event{Kind: EventLost, ID: s.link.id, Op: "touch", Err: err})
+	}
+	return nil
+}
+
+// save stores s.content under l, as the record that follows the version there. On success l is up to date.
+func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, error) {
+	c := s.content
+	write := randomWrite()
+	c.remember(write, now.UnixMilli(), s.m.rememberFor())
+	c.saved = now.UnixMilli()
+	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: encodeLive(l.id, &c)}
+	if err := s.m.put(ctx, l.id, rec, write); err != nil {
+		return Record{}, err
+	}
+	moved := !rec.Expires.Equal(l.expires)
+	rec.Version++
+	rec.cas = 0
+	l.version, l.cas, l.expires, l.data = rec.Version, 0, rec.Expires, rec.Data
+	s.content = c
+	if moved && s.persistentCookie() {
+		s.todo |= sendCookie
+	}
+	return rec, nil
+}
+
+// lastUsed derives the time of the last use from the expiry that it led to: a Touch moves nothing else.
+func (s *Session) lastUsed() time.Time {
+	used := time.UnixMilli(s.content.saved)
+	idle := s.m.idle(&s.content)
+	if s.state != live || idle <= 0 || s.link.expires.IsZero() {
+		return used
+	}
+	if limit := s.m.absoluteLimit(&s.content); !limit.IsZero() && !s.link.expires.Before(limit) {
+		return used
+	}
+	if at := s.link.expires.Add(-idle); at.After(used) {
+		return at
+	}
+	return used
+}
+
+// persistentCookie reports whether the session's cookie has an expiry. s.mu is held.
+func (s *Session) persistentCookie() bool {
+	switch persistence(s.content.persistent) {
+	case persistent:
+		return true
+	case notPersistent:
+		return false
+	}
+	return s.m.cookie.Persistent
+}
+
+// idle returns the session's idle timeout, 0 or less for none.
+func (m *Manager) idle(c *content) time.Duration {
+	if c.idle != 0 {
+		return time.Duration(c.idle) * time.Millisecond
+	}
+	return m.idleTimeout
+}
+
+// absoluteLimit returns when the session ends at the latest, the zero time for never.
+func (m *Manager) absoluteLimit(c *content) time.Time {
+	if m.absoluteTimeout <= 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(c.created).Add(m.absoluteTimeout)
+}
+
+// expiry returns when a session that is used now ends unless it is used again.
+func (m *Manager) expiry(c *content, now time.Time) time.Time {
+	limit := m.absoluteLimit(c)
+	idle := m.idle(c)
+	if idle <= 0 {
+		return limit
+	}
+	expires := time.UnixMilli(now.Add(idle).UnixMilli())
+	if !limit.IsZero() && limit.Before(expires) {
+		return limit
+	}
+	return expires
+}
+
+// touchInterval returns how old the last recorded use has to be for a new one to be recorded.
+func (m *Manager) touchInterval(c *content) time.Duration {
+	if m.touchEvery != 0 {
+		return m.touchEvery
+	}
+	return m.idle(c) / 10
+}
+
+// A conflictError is an ErrConflict with what a second look at the record found.
+type conflictError struct {
+	found Record
+	err   error // of the second look
+}
+
+func (e *conflictError) Error() string { return ErrConflict.Error() }
+func (e *conflictError) Unwrap() error { return ErrConflict }
+
+// put is Store.Save for a record that bears the mark of this write. Neither the store nor a client library that
+// sends again by itself can tell a conflict with another writer from one with this very save, whose reply was
+// lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
+func (m *Manager) put(ctx context.Context, id ID, rec Record, write uint64) error {
+	if len(rec.Data) > m.maxSize {
+		return tooLarge(len(rec.Data), m.maxSize)
+	}
+	for sent := 1; ; sent++ {
+		start := m.startTimer()
+		err := m.store.Save(ctx, id, rec)
+		m.observeStore(ctx, start, "save", id, err)
+		if err == nil || errors.Is(err, ErrTooLarge) {
+			return err
+		}
+		found, lookErr := m.load(ctx, id)
+		if lookErr == nil {
+			if bytes.Equal(found.Data, rec.Data) {
+				return nil
+			}
+			if d, err := decodeRecord(id, found.Data); err == nil && d.wrote(write) {
+				return nil
+			}
+		}
+		switch {
+		case errors.Is(err, ErrConflict):
+			return &conflictError{found, lookErr}
+		case lookErr != nil && !errors.Is(lookErr, ErrNotFound), sent > maxResends:
+			return err
+		case found.Version != rec.Version:
+			// Others have saved since. Whether this write was among them is known only if the record
+			// remembers all of them.
+			if lookErr != nil || found.Version-rec.Version < recentWrites {
+				return &conflictError{found, lookErr}
+			}
+			return err
+		}
+		// Nothing was saved. Should the lost request still arrive, it is this one's conflict.
+		rec.cas = found.cas
+	}
+}
+
+// load is Store.Load, observed.
+func (m *Manager) load(ctx context.Context, id ID) (Record, error) {
+	start := m.startTimer()
+	rec, err := m.store.Load(ctx, id)
+	m.observeStore(ctx, start, "load", id, err)
+	return rec, err
+}
+
+func (m *Manager) startTimer() time.Time {
+	if m.observer == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+func (m *Manager) observeStore(ctx context.Context, start time.Time, op string, id ID, err error) {
+	if m.observer != nil {
+		m.observer(ctx, Event{Kind: EventStore, Op: op, ID: id, Duration: time.Since(start), Err: err})
+	}
+}
+
+// rememberFor returns for how long a record remembers a write.
+func (m *Manager) rememberFor() time.Duration { return m.storeTimeout + rememberWrites }
+
+// storeContext returns the context for a step at the store. It outlives the client's connection: a client that
+// hangs up does not cancel a save.
+func (m *Manager) storeContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), m.storeTimeout)
+}
+
+// randomWrite returns the mark of a write.
+func randomWrite() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}
+
+// pause waits for a random time before another try, and reports false if ctx ended.
+func pause(ctx context.Context, try int) bool {
+	limit := min(maxBackoff, time.Millisecond<<min(try, 8))
+	timer := time.NewTimer(mathrand.N(limit))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// queues lets the commits of one session in this process pass one by one, each with a look at what the one
+// before it saved, so that they need not find out by conflicts.
+type queues struct {
+	mu     sync.Mutex
+	queues map[ID]*queue
+}
+
+type queue struct {
+	turn    chan struct{} // holds a token while nobody is at the store
+	waiting int           // how many are in the queue or at the store
+	last    Record        // what the one before saved
+}
+
+// enter waits for its turn, at most until ctx is done. It returns what the one before saved, if anything; the
+// caller passes what it saved itself to leave.
+func (q *queues) enter(ctx context.Context, id ID) (last Record, leave func(Record), err error) {
+	q.mu.Lock()
+	line := q.queues[id]
+	if line == nil {
+		line = &queue{turn: make(chan struct{}, 1)}
+		line.turn <- struct{}{}
+		if q.queues == nil {
+			q.queues = make(map[ID]*queue)
+		}
+		q.queues[id] = line
+	}
+	line.waiting++
+	q.mu.Unlock()
+
+	quit := func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if line.waiting--; line.waiting == 0 {
+			delete(q.queues, id)
+		}
+	}
+	select {
+	case <-line.turn:
+	case <-ctx.Done():
+		quit()
+		return Record{}, nil, ctx.Err()
+	}
+	return line.last, func(saved Record) {
+		line.last = saved
+		line.turn <- struct{}{}
+		quit()
+	}, nil
+}

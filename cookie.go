@@ -1,0 +1,313 @@
+package session
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"hash"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Cookie says how the session cookie looks (RFC 6265bis section 4.1). Its zero value is a cookie named
+// "session_id" with Path=/, Secure, HttpOnly and SameSite=Lax, which the browser forgets when it is closed.
+type Cookie struct {
+	// Name is the cookie's name; empty means "session_id". "__Host-session_id" is the better choice wherever
+	// Domain is not needed: browsers then let no other host and no unencrypted answer set it. Managers that
+	// meet in one request, or share a store, need different names.
+	Name string
+	// Path limits the cookie to a part of the site; empty means "/".
+	Path string
+	// Domain extends the cookie to all hosts below it; empty means the host that sets it, alone.
+	Domain string
+	// SameSite is the attribute of that name; zero means http.SameSiteLaxMode.
+	SameSite http.SameSite
+	// Persistent cookies survive the end of the browser and carry an expiry that slides with the session's;
+	// false means a cookie that ends with the browser. A session can choose for itself, see
+	// Session.SetPersistent.
+	Persistent bool
+	// InsecureHTTP leaves out the Secure attribute, so that the cookie also travels unencrypted. It is meant
+	// for development without TLS.
+	InsecureHTTP bool
+	// InsecureScriptAccess leaves out the HttpOnly attribute, so that scripts, an attacker's too, can read
+	// the cookie.
+	InsecureScriptAccess bool
+}
+
+const (
+	tokenSize = 32 // 256 bits, four times what OWASP asks for
+	macSize   = sha256.Size
+	// maxCookieSize bounds name, value and attributes: user agents need not keep more (RFC 6265bis section 5.6).
+	maxCookieSize = 4096
+	// maxCookieAge is the longest life that user agents grant a cookie (RFC 6265bis section 5.5).
+	maxCookieAge = 400 * 24 * time.Hour
+	// maxCandidates bounds how many cookies of the session's name are looked at in one request.
+	maxCandidates = 8
+	// minSecret is the least length of a secret in bytes: that of the MAC's output (RFC 2104 section 3).
+	minSecret = 32
+)
+
+var encodedSize = base64.RawURLEncoding.EncodedLen(tokenSize + macSize)
+
+// A token is what a client holds to prove that a session is its own. Nothing but the cookie carries it.
+type token [tokenSize]byte
+
+// newToken returns 256 random bits.
+func newToken() token {
+	var t token
+	rand.Read(t[:]) // never fails: the program ends instead
+	return t
+}
+
+// id returns the name of the record that belongs to the token.
+func (t *token) id() ID { return sha256.Sum256(t[:]) }
+
+// A signer makes and checks the values of one cookie. It is immutable and safe for concurrent use.
+type signer struct {
+	name []byte
+	keys []*macKey // the first one signs, all verify
+}
+
+// A macKey is a secret with its HMAC states, which are costly to set up.
+type macKey struct{ pool sync.Pool }
+
+func newSigner(name string, secrets [][]byte) *signer {
+	s := &signer{name: []byte(name)}
+	for _, secret := range secrets {
+		secret := append([]byte(nil), secret...) // the caller may wipe its own
+		s.keys = append(s.keys, &macKey{sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}})
+	}
+	return s
+}
+
+// sum appends HMAC-SHA256(secret, first ‖ second) to b.
+func (k *macKey) sum(b, first, second []byte) []byte {
+	h := k.pool.Get().(hash.Hash)
+	defer k.pool.Put(h)
+	h.Reset()
+	h.Write(first)
+	h.Write(second)
+	return h.Sum(b)
+}
+
+// sign returns the cookie's value for the token.
+func (s *signer) sign(t *token) string {
+	signed := append(make([]byte, 0, tokenSize+macSize), t[:]...)
+	return base64.RawURLEncoding.EncodeToString(s.keys[0].sum(signed, s.name, t[:]))
+}
+
+// A candidate is a cookie value while it is checked, and the token in it once it has passed.
+type candidate struct {
+	token token
+	mac   [macSize]byte
+	sum   [macSize]byte
+	key   int // which secret verified it
+}
+
+// verify checks a cookie's value into c. In the value nothing but the one canonical form passes.
+func (s *signer) verify(value string, c *candidate) bool {
+	if len(value) != encodedSize {
+		return false
+	}
+	var raw [tokenSize + macSize]byte
+	if n, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(value)); err != nil || n != len(raw) {
+		return false
+	}
+	copy(c.token[:], raw[:tokenSize])
+	copy(c.mac[:], raw[tokenSize:])
+	for i, k := range s.keys {
+		if hmac.Equal(k.sum(c.sum[:0], s.name, c.token[:]), c.mac[:]) {
+			c.key = i
+			return true
+		}
+	}
+	return false
+}
+
+// successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
+// find it with the server's help, and nobody else can, not with a copy of the store either.
+func (s *signer) successor(key int, t *token, nonce []byte) token {
+	var next token
+	s.keys[key].sum(next[:0], t[:], nonce)
+	return next
+}
+
+// values calls yield for each value of the named cookie in the header's Cookie lines, until it returns false.
+// It looks at maxCandidates values at most. It is http.Request.CookiesNamed without the garbage.
+func (s *signer) values(header http.Header, yield func(string) bool) {
+	left := maxCandidates
+	for _, line := range header["Cookie"] {
+		for part := range strings.SplitSeq(line, ";") {
+			name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
+			if !ok || name != string(s.name) {
+				continue
+			}
+			if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
+				value = value[1 : n-1]
+			}
+			if left--; left < 0 || !yield(value) {
+				return
+			}
+		}
+	}
+}
+
+// check returns the cookie with its defaults filled in, or all that is wrong with it.
+func (c Cookie) check() (Cookie, error) {
+	if c.Name == "" {
+		c.Name = "session_id"
+	}
+	if c.Path == "" {
+		c.Path = "/"
+	}
+	if c.SameSite == 0 || c.SameSite == http.SameSiteDefaultMode {
+		c.SameSite = http.SameSiteLaxMode
+	}
+	var errs []error
+	fault := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("session: Options.Cookie: "+format, args...))
+	}
+	sample := c.cookie(strings.Repeat("A", encodedSize), maxCookieAge)
+	if err := sample.Valid(); err != nil {
+		fault("%s", strings.TrimPrefix(err.Error(), "http: "))
+	}
+	if c.Path[0] != '/' {
+		fault("Path %q does not start with a slash", c.Path)
+	}
+	if n := len(sample.String()); n > maxCookieSize {
+		fault("name and attributes are too long: the cookie has %d bytes, browsers keep %d", n, maxCookieSize)
+	}
+	lower := strings.ToLower(c.Name) // browsers compare the prefixes without regard to case
+	switch {
+	case strings.HasPrefix(lower, "__host-"):
+		if c.Domain != "" || c.Path != "/" || c.InsecureHTTP {
+			fault("the name %q asks for Path=/, no Domain, and Secure", c.Name)
+		}
+	case strings.HasPrefix(lower, "__secure-"):
+		if c.InsecureHTTP {
+			fault("the name %q asks for Secure", c.Name)
+		}
+	}
+	if strings.HasPrefix(lower, "__http-") || strings.HasPrefix(lower, "__host-http-") {
+		if c.InsecureScriptAccess || c.InsecureHTTP {
+			fault("the name %q asks for Secure and HttpOnly", c.Name)
+		}
+	}
+	if c.SameSite == http.SameSiteNoneMode && c.InsecureHTTP {
+		fault("SameSite=None asks for Secure")
+	}
+	if c.SameSite < http.SameSiteDefaultMode || c.SameSite > http.SameSiteNoneMode {
+		fault("SameSite %d is unknown", c.SameSite)
+	}
+	return c, errors.Join(errs...)
+}
+
+// cookie returns the cookie for a value. It ends with the browser if maxAge is 0, and at once if it is
+// negative.
+func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
+	cookie := &http.Cookie{
+		Name:     c.Name,
+		Value:    value,
+		Path:     c.Path,
+		Domain:   c.Domain,
+		SameSite: c.SameSite,
+		Secure:   !c.InsecureHTTP,
+		HttpOnly: !c.InsecureScriptAccess,
+	}
+	switch {
+	case maxAge < 0:
+		cookie.MaxAge = -1
+		cookie.Expires = time.Unix(1, 0) // for clients that know no Max-Age
+	case maxAge > 0:
+		maxAge = min(maxAge, maxCookieAge)
+		cookie.MaxAge = max(1, int(maxAge/time.Second))
+		cookie.Expires = time.Now().Add(maxAge)
+	}
+	return cookie
+}
+
+// set puts the cookie into the header of a response, in place of one of the same name that this package set
+// before, and keeps the response out of shared caches.
+func (c Cookie) set(header http.Header, cookie *http.Cookie) {
+	line := cookie.String()
+	prefix := c.Name + "="
+	lines := header["Set-Cookie"]
+	kept := make([]string, 0, len(lines)+1)
+	for _, l := range lines {
+		if !strings.HasPrefix(l, prefix) {
+			kept = append(kept, l)
+		}
+	}
+	header["Set-Cookie"] = append(kept, line)
+	for _, name := range [...]string{"Cache-Control", "Cdn-Cache-Control", "Surrogate-Control"} {
+		if lines, ok := header[name]; ok || name == "Cache-Control" {
+			header[name] = []string{private(lines)}
+		}
+	}
+}
+
+// private returns the Cache-Control directives (RFC 9111 section 5.2.2) with shared caches shut out. A
+// directive that is at least as strict stays as it is.
+func private(lines []string) string {
+	var kept []string
+	strict := false
+	for directive := range splitDirectives(strings.Join(lines, ",")) {
+		name, _, hasValue := strings.Cut(directive, "=")
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "":
+			continue
+		case "public", "s-maxage":
+			continue
+		case "no-store":
+			strict = true
+		case "private":
+			if hasValue { // names header fields, and leaves the rest to shared caches
+				continue
+			}
+			strict = true
+		}
+		kept = append(kept, directive)
+	}
+	if !strict {
+		kept = append(kept, "private")
+	}
+	return strings.Join(kept, ", ")
+}
+
+// splitDirectives goes through a comma-separated list in which quoted strings may hold commas.
+func splitDirectives(list string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		start, quoted := 0, false
+		for i := 0; i <= len(list); i++ {
+			switch {
+			case i == len(list) || list[i] == ',' && !quoted:
+				if !yield(strings.TrimSpace(list[start:i])) {
+					return
+				}
+				start = i + 1
+			case list[i] == '"':
+				quoted = !quoted
+			case list[i] == '\\' && quoted:
+				i++
+			}
+		}
+	}
+}
+
+// varyCookie says that the response depends on the request's cookies (RFC 9110 section 12.5.5).
+func varyCookie(header http.Header) {
+	for _, line := range header["Vary"] {
+		for field := range strings.SplitSeq(line, ",") {
+			field = strings.TrimSpace(field)
+			if field == "*" || strings.EqualFold(field, "Cookie") {
+				return
+			}
+		}
+	}
+	header["Vary"] = append(header["Vary"], "Cookie")
+}

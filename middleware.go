@@ -1,0 +1,244 @@
+package session
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A Manager gives the requests of a web application their sessions. New returns one; Handler puts it to work.
+// It is safe for concurrent use.
+type Manager struct {
+	store  Store
+	signer *signer
+	cookie Cookie
+
+	idleTimeout     time.Duration // 0 is never, for this and the next two
+	absoluteTimeout time.Duration
+	renewEvery      time.Duration
+	renewGrace      time.Duration
+	touchEvery      time.Duration // 0: a tenth of the session's idle timeout
+	storeTimeout    time.Duration
+	maxSize         int
+	errorHandler    func(http.ResponseWriter, *http.Request, error)
+	logger          *slog.Logger
+	observer        func(context.Context, Event)
+	clientAddr      func(*http.Request) netip.Addr
+
+	queues  queues
+	sweeper sweeper
+}
+
+// Handler returns a handler that puts the session of each request into its context and calls next.
+//
+// The session is loaded when it is first used, and committed once: before the first byte of the response's
+// final header leaves, at the first Write, WriteHeader, Flush, ReadFrom or Hijack, or when next returns. If that
+// fails, the client gets Options.ErrorHandler's answer instead of next's, and next's writes return an error.
+// What next changes later is saved when it returns, or by Session.Save.
+//
+// A panic of next drops what is not committed yet, and goes on up.
+//
+// The ResponseWriter that next gets is an http.Flusher, http.Hijacker, io.ReaderFrom or http.Pusher if the
+// original is, and works with http.ResponseController. A response that sets the cookie is kept out of shared
+// caches by Cache-Control; one whose handler used the session gets "Vary: Cookie".
+func (m *Manager) Handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.lookup(r.Context()) != nil { // wrapped twice
+			next.ServeHTTP(w, r)
+			return
+		}
+		x := &exchange{Context: r.Context(), m: m, w: w, r: r}
+		x.session.m, x.session.origin = m, x
+		if before := w.Header(); len(before) > 0 {
+			x.before = before.Clone()
+		}
+		returned := false
+		defer func() {
+			if !returned {
+				x.abort()
+			}
+		}()
+		next.ServeHTTP(x.writer(), r.WithContext(x))
+		returned = true
+		x.finish()
+	})
+}
+
+// FromContext returns this manager's session of the request that ctx belongs to, where several managers wrap
+// the same request. It panics if m.Handler does not wrap the handler.
+func (m *Manager) FromContext(ctx context.Context) *Session {
+	if s := m.lookup(ctx); s != nil {
+		return s
+	}
+	panic("session: no session of this manager in the context: wrap the handler with its Handler, and pass on the request's context")
+}
+
+func (m *Manager) lookup(ctx context.Context) *Session {
+	s, _ := ctx.Value(managerKey{m}).(*Session)
+	return s
+}
+
+type managerKey struct{ m *Manager }
+
+// HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
+// store: the session may have ended. See Session.IsNew for whether it is there.
+func (m *Manager) HasCookie(r *http.Request) bool {
+	found := false
+	m.candidates(r, func(*candidate) bool {
+		found = true
+		return false
+	})
+	return found
+}
+
+// candidates yields the tokens of the request's cookies that pass the check, each once, until yield returns false.
+func (m *Manager) candidates(r *http.Request, yield func(*candidate) bool) {
+	var seen [maxCandidates]token
+	n := 0
+	m.signer.values(r.Header, func(value string) bool {
+		var c candidate
+		if !m.signer.verify(value, &c) {
+			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: "signature"})
+			return true
+		}
+		for _, t := range seen[:n] {
+			if t == c.token {
+				return true
+			}
+		}
+		seen[n] = c.token
+		n++
+		return yield(&c)
+	})
+}
+
+// An exchange is a request and its response. It is the request's context, too.
+type exchange struct {
+	context.Context
+	session Session
+	m       *Manager
+	w       http.ResponseWriter
+	r       *http.Request
+	before  http.Header // what the header held before the handler
+
+	mu     sync.Mutex
+	sent   bool  // the final header has left, or is about to
+	failed error // the error handler answered instead
+}
+
+// Value makes the session part of the request's context.
+func (x *exchange) Value(key any) any {
+	switch key := key.(type) {
+	case contextKey:
+		return &x.session
+	case managerKey:
+		if key.m == x.m {
+			return &x.session
+		}
+	}
+	return x.Context.Value(key)
+}
+
+func (x *exchange) context() context.Context { return x.Context }
+
+func (x *exchange) candidates(yield func(*candidate) bool) { x.m.candidates(x.r, yield) }
+
+// maxUserAgent is how many bytes of a User-Agent header are kept.
+const maxUserAgent = 256
+
+func (x *exchange) client() (addr, agent string) {
+	if a := x.m.clientAddr(x.r); a.IsValid() {
+		addr = a.String()
+	}
+	agent = x.r.UserAgent()
+	return addr, agent[:min(len(agent), maxUserAgent)]
+}
+
+// commit is Session.Save: a commit whose failure is the caller's to handle, and the response's too.
+func (x *exchange) commit(ctx context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.commitLocked(ctx)
+}
+
+// commitLocked commits the session, and sets or removes the cookie as long as there is a header to do so in.
+func (x *exchange) commitLocked(ctx context.Context) error {
+	s := &x.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	action, err := s.commit(ctx, x.sent)
+	if x.sent || !s.used {
+		return err
+	}
+	header := x.w.Header()
+	switch {
+	case action == setCookie:
+		age := time.Duration(0)
+		if s.persistentCookie() {
+			age = maxCookieAge
+			if !s.link.expires.IsZero() {
+				age = max(time.Until(s.link.expires), time.Second)
+			}
+		}
+		x.m.cookie.set(header, x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age))
+	case action == removeCookie:
+		x.m.cookie.set(header, x.m.cookie.cookie("", -1))
+	}
+	varyCookie(header)
+	return err
+}
+
+// begin commits before the final header leaves. It returns an error if the handler's response must not: the
+// error handler has then answered.
+func (x *exchange) begin() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.sent {
+		return x.failed
+	}
+	err := x.commitLocked(x.Context)
+	x.sent = true
+	if err == nil {
+		return nil
+	}
+	header := x.w.Header()
+	clear(header)
+	maps.Copy(header, x.before)
+	varyCookie(header)
+	x.failed = err
+	x.m.errorHandler(x.w, x.r, err)
+	return err
+}
+
+// finish commits what is not committed yet when the handler has returned.
+func (x *exchange) finish() {
+	x.mu.Lock()
+	sent := x.sent
+	x.mu.Unlock()
+	if !sent {
+		x.begin()
+		return
+	}
+	before := x.session.Err()
+	if err := x.commit(x.Context); err != nil && before == nil {
+		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.link.id, Op: "commit", Err: err})
+	}
+}
+
+// abort drops what is not committed yet.
+func (x *exchange) abort() {
+	x.session.mu.Lock()
+	defer x.session.mu.Unlock()
+	x.session.changes, x.session.ended, x.session.todo = nil, nil, 0
+}
+
+// Close stops the background work of the manager and waits until it has ended. Requests may still be served.
+// The store stays open: close it next.
+func (m *Manager) Close() error {
+	m.sweeper.close()
+	return nil
+}

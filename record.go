@@ -1,0 +1,336 @@
+package session
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// A record's Data is
+//
+//	checksum  8 bytes: xxhash64 of the ID and all that follows
+//	format    1 byte
+//	kind      1 byte
+//	header    of a sealed record: nonce, successor's ID; of a retired one: end of the grace period, recent writes
+//	payload   of a live or sealed record: the content
+//
+// Integers are unsigned varints, times Unix milliseconds, strings and values come behind their length. The
+// checksum covers the ID, so that no record is ever taken for another session's; it guards against accidents,
+// not against who can write to the store (Options.EncryptAtRest does).
+const (
+	checksumSize = 8
+	headSize     = checksumSize + 2
+	recordFormat = 1
+)
+
+// A recordKind tells what a record is for. It stays readable when everything else is encrypted.
+type recordKind byte
+
+const (
+	kindLive    recordKind = 'L' // a session
+	kindSealed  recordKind = 'S' // a session that was renewed: its final content, and where it went on
+	kindRetired recordKind = 'R' // the mark of an ID that was destroyed or regenerated
+)
+
+// errDamaged means that the bytes under an ID are not a record that this package wrote there.
+var errDamaged = errors.New("session: damaged or foreign record")
+
+// recentWrites bounds how many writes a record remembers. A writer whose reply was lost finds its own among
+// them, unless so many others wrote meanwhile that it has to say that it does not know.
+const recentWrites = 16
+
+// content is what a session keeps in its record.
+type content struct {
+	created       int64    // Unix milliseconds, as all times here
+	saved         int64    // last write; a Touch moves the record's expiry only
+	issued        int64    // when the ID was issued, for renewal
+	authenticated int64    // last SetUser; 0 for never
+	idle          int64    // idle timeout in milliseconds: 0 for the manager's, negative for never
+	persistent    byte     // a persistence
+	lineage       [16]byte // names the session as long as it lives, whatever its ID
+	remoteAddr    []byte
+	userAgent     []byte
+	user          []byte
+	writes        []uint64 // the most recent writes, newest last
+	values        []value  // in ascending order of their keys
+}
+
+// A value is a key with its CBOR encoding. Its bytes may be part of a Record's Data: they are never modified.
+type value struct {
+	key  []byte
+	data []byte
+}
+
+// decoded is a record's Data taken apart.
+type decoded struct {
+	kind      recordKind
+	content   content // of a live or sealed record; of a retired one, the writes alone
+	nonce     uint64  // of a sealed record: the write that made it so
+	successor ID      // of a sealed record
+	goneUntil int64   // of a retired record: until then it answers as gone, later as unknown
+}
+
+// wrote reports whether the record bears the mark of the given write.
+func (d *decoded) wrote(write uint64) bool {
+	return slices.Contains(d.content.writes, write)
+}
+
+// encodeLive returns the Data of a session's record.
+func encodeLive(id ID, c *content) []byte {
+	b := make([]byte, headSize, headSize+c.size())
+	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindLive)
+	return checksummed(id, c.append(b))
+}
+
+// encodeSealed returns the Data of a renewed session's former record.
+func encodeSealed(id ID, c *content, nonce uint64, successor ID) []byte {
+	b := make([]byte, headSize, headSize+8+len(successor)+c.size())
+	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindSealed)
+	b = binary.BigEndian.AppendUint64(b, nonce)
+	b = append(b, successor[:]...)
+	return checksummed(id, c.append(b))
+}
+
+// encodeRetired returns the Data of an ended session's record.
+func encodeRetired(id ID, writes []uint64, goneUntil time.Time) []byte {
+	b := make([]byte, headSize, headSize+binary.MaxVarintLen64+1+8*len(writes))
+	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindRetired)
+	b = binary.AppendUvarint(b, uint64(max(0, goneUntil.UnixMilli())))
+	return checksummed(id, appendWrites(b, writes))
+}
+
+// decodeRecord takes Data apart. The result refers to data and never copies it.
+func decodeRecord(id ID, data []byte) (decoded, error) {
+	var d decoded
+	if len(data) < headSize || binary.BigEndian.Uint64(data) != checksum(id, data[checksumSize:]) ||
+		data[checksumSize] != recordFormat {
+		return d, errDamaged
+	}
+	d.kind = recordKind(data[checksumSize+1])
+	r := reader{rest: data[headSize:]}
+	switch d.kind {
+	case kindSealed:
+		d.nonce = binary.BigEndian.Uint64(r.take(8))
+		copy(d.successor[:], r.take(len(d.successor)))
+		d.content.read(&r)
+	case kindLive:
+		d.content.read(&r)
+	case kindRetired:
+		d.goneUntil = r.time()
+		d.content.writes = r.writes()
+	default:
+		return d, errDamaged
+	}
+	if r.bad || len(r.rest) != 0 {
+		return decoded{}, errDamaged
+	}
+	return d, nil
+}
+
+func checksummed(id ID, data []byte) []byte {
+	binary.BigEndian.PutUint64(data, checksum(id, data[checksumSize:]))
+	return data
+}
+
+func checksum(id ID, data []byte) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	d.Write(id[:])
+	d.Write(data)
+	return d.Sum64()
+}
+
+// size returns at least the number of bytes that append adds.
+func (c *content) size() int {
+	const number = binary.MaxVarintLen64
+	n := 9*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + 8*len(c.writes) + number
+	for _, v := range c.values {
+		n += 2*5 + len(v.key) + len(v.data) // a length below 2³² takes 5 bytes at most
+	}
+	return n
+}
+
+func (c *content) append(b []byte) []byte {
+	for _, t := range [...]int64{c.created, c.saved, c.issued, c.authenticated} {
+		b = binary.AppendUvarint(b, uint64(t))
+	}
+	b = binary.AppendVarint(b, c.idle)
+	b = append(b, c.persistent)
+	b = append(b, c.lineage[:]...)
+	b = appendBytes(b, c.remoteAddr)
+	b = appendBytes(b, c.userAgent)
+	b = appendBytes(b, c.user)
+	b = appendWrites(b, c.writes)
+	b = binary.AppendUvarint(b, uint64(len(c.values)))
+	for _, v := range c.values {
+		b = appendBytes(b, v.key)
+		b = appendBytes(b, v.data)
+	}
+	return b
+}
+
+func (c *content) read(r *reader) {
+	c.created, c.saved, c.issued, c.authenticated = r.time(), r.time(), r.time(), r.time()
+	c.idle = r.varint()
+	c.persistent = r.take(1)[0]
+	copy(c.lineage[:], r.take(len(c.lineage)))
+	c.remoteAddr, c.userAgent, c.user = r.bytes(), r.bytes(), r.bytes()
+	c.writes = r.writes()
+	r.bad = r.bad || c.persistent > byte(lastPersistence)
+	count := r.uvarint()
+	if r.bad || count > uint64(len(r.rest)/2) { // each value takes two bytes or more
+		r.bad = true
+		return
+	}
+	if count == 0 {
+		return
+	}
+	c.values = make([]value, count)
+	for i := range c.values {
+		c.values[i] = value{key: r.bytes(), data: r.bytes()}
+		if i > 0 && bytes.Compare(c.values[i-1].key, c.values[i].key) >= 0 {
+			r.bad = true
+		}
+		if r.bad {
+			return
+		}
+	}
+}
+
+// remember adds a write to those that the record knows of. Older ones than keep need not stay: their writers
+// have given up by then.
+func (c *content) remember(write uint64, now int64, keep time.Duration) {
+	switch {
+	case now-c.saved > keep.Milliseconds():
+		c.writes = []uint64{write}
+	case len(c.writes) >= recentWrites:
+		c.writes = append(slices.Clone(c.writes[len(c.writes)-recentWrites+1:]), write)
+	default:
+		c.writes = append(slices.Clip(c.writes), write)
+	}
+}
+
+// find returns the position of the key among the values, or where it would be inserted.
+func (c *content) find(key string) (int, bool) {
+	lo, hi := 0, len(c.values)
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if string(c.values[mid].key) < key {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, lo < len(c.values) && string(c.values[lo].key) == key
+}
+
+func (c *content) get(key string) ([]byte, bool) {
+	if i, ok := c.find(key); ok {
+		return c.values[i].data, true
+	}
+	return nil, false
+}
+
+func (c *content) set(key string, data []byte) {
+	i, ok := c.find(key)
+	if ok {
+		c.values[i].data = data
+		return
+	}
+	c.values = slices.Insert(c.values, i, value{[]byte(key), data})
+}
+
+func (c *content) delete(key string) {
+	if i, ok := c.find(key); ok {
+		c.values = slices.Delete(c.values, i, i+1)
+	}
+}
+
+// empty reports whether there is nothing in it that would be worth a record.
+func (c *content) empty() bool { return len(c.values) == 0 && len(c.user) == 0 }
+
+func appendWrites(b []byte, writes []uint64) []byte {
+	b = append(b, byte(len(writes)))
+	for _, w := range writes {
+		b = binary.BigEndian.AppendUint64(b, w)
+	}
+	return b
+}
+
+func appendBytes(b, s []byte) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// A reader takes data apart. Once something does not fit it is bad, and returns zeros.
+type reader struct {
+	rest []byte
+	bad  bool
+}
+
+var zeros [32]byte
+
+func (r *reader) take(n int) []byte {
+	if r.bad || n > len(r.rest) {
+		r.bad = true
+		return zeros[:min(n, len(zeros))]
+	}
+	taken := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return taken
+}
+
+func (r *reader) uvarint() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.rest)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+// time reads Unix milliseconds that fit a time.Time with room to calculate.
+func (r *reader) time() int64 {
+	v := r.uvarint()
+	if v > 1<<53 {
+		r.bad = true
+		return 0
+	}
+	return int64(v)
+}
+
+func (r *reader) bytes() []byte {
+	n := r.uvarint()
+	if r.bad || n > uint64(len(r.rest)) {
+		r.bad = true
+		return nil
+	}
+	return r.take(int(n))
+}
+
+func (r *reader) writes() []uint64 {
+	n := int(r.take(1)[0])
+	r.bad = r.bad || n > recentWrites
+	if n == 0 || r.bad {
+		return nil
+	}
+	writes := make([]uint64, n, n+1) // one more is likely to come
+	for i := range writes {
+		writes[i] = binary.BigEndian.Uint64(r.take(8))
+	}
+	return writes
+}

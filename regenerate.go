@@ -1,0 +1,277 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The life of an ID. It begins when a session is stored for the first time, and ends in one of three ways:
+//
+//   - Renewal, from time to time: the record is sealed. For a grace period whoever holds the old token is led
+//     on to the successor, whose token the server derives from the old one. Parallel requests all end up there.
+//   - Regeneration, when privileges change: a record with a token that has nothing to do with the old one takes
+//     over, and the old one is retired. It leads nowhere, or an attacker who planted it would come along.
+//   - Destruction: the record is retired.
+//
+// A retired ID keeps a mark in the store, so that nothing that is still under way can bring it back.
+
+const (
+	// maxRetired bounds how long the mark of a retired ID stays.
+	maxRetired = 24 * time.Hour
+	// maxHops bounds how many renewals are followed: far more than fit into a grace period that makes sense.
+	maxHops = 64
+)
+
+// Regenerate gives the session a new ID, to be called whenever the client's privileges change (OWASP Session
+// Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"; ASVS 5.0, 7.2.4). The data stay.
+// The old ID is worth nothing from then on, with no grace: requests in flight that carry it get ErrGone if they
+// change anything. A session that is not saved yet gets a new ID anyway.
+func (s *Session) Regenerate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.state == live || s.state == gone {
+		s.todo |= regenerate
+	}
+}
+
+// Destroy ends the session, on the server and in the client, to be called at logout (ASVS 5.0, 7.4.1). What it
+// held is gone at once; what is set afterwards begins another session. Requests in flight cannot bring it back.
+// If the response's header has left, the session ends all the same, and Err tells with ErrHeaderSent that the
+// client keeps a cookie that is worth nothing.
+func (s *Session) Destroy() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	s.changes = nil
+	s.todo = 0
+	switch s.state {
+	case live:
+		s.ended = append(s.ended, s.link)
+		s.todo = dropCookie
+		s.state = fresh
+	case failed:
+		return
+	}
+	s.begin()
+}
+
+// renewalDue reports whether it is time for the periodic change of the ID. s.mu is held.
+func (s *Session) renewalDue(now time.Time) bool {
+	return s.m.renewEvery > 0 && now.UnixMilli()-s.content.issued >= s.m.renewEvery.Milliseconds()
+}
+
+// follow finds the live record that l leads to, over sealed ones, and brings l up to date. The result is of kind
+// kindLive, or kindRetired if the session ended a moment ago, or of no kind if there is none.
+func (m *Manager) follow(ctx context.Context, l *link) (decoded, error) {
+	rec, err := m.load(ctx, l.id)
+	return m.followFrom(ctx, l, rec, err)
+}
+
+// followFrom is follow for a record that was loaded already.
+func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error) (decoded, error) {
+	for range maxHops {
+		if errors.Is(err, ErrNotFound) {
+			return decoded{}, nil
+		}
+		if err != nil {
+			return decoded{}, err
+		}
+		d, err2 := decodeRecord(l.id, rec.Data)
+		if err2 != nil {
+			m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err2})
+			return decoded{}, nil
+		}
+		switch d.kind {
+		case kindLive:
+			l.version, l.cas, l.expires, l.data = rec.Version, rec.cas, rec.Expires, rec.Data
+			return d, nil
+		case kindRetired:
+			if time.Now().UnixMilli() >= d.goneUntil {
+				return decoded{}, nil
+			}
+			return d, nil
+		}
+		next, ok := m.successor(l, &d)
+		if !ok { // sealed under a secret that is no longer known
+			return decoded{}, nil
+		}
+		*l = next
+		rec, err = m.load(ctx, l.id)
+		if errors.Is(err, ErrNotFound) {
+			rec, err = m.createSuccessor(ctx, l.id, &d.content)
+		}
+	}
+	return decoded{}, fmt.Errorf("session: more than %d renewals lead on from one ID", maxHops)
+}
+
+// successor returns where a sealed record leads to.
+func (m *Manager) successor(l *link, d *decoded) (link, bool) {
+	nonce := binary.BigEndian.AppendUint64(nil, d.nonce)
+	for key := range m.signer.keys { // usually the one that verified the client's token
+		next := link{token: m.signer.successor((l.key+key)%len(m.signer.keys), &l.token, nonce)}
+		if next.id = next.token.id(); next.id == d.successor {
+			return next, true
+		}
+	}
+	return link{}, false
+}
+
+// createSuccessor stores the record that a sealed one leads to, if nobody else did so first, and returns what is
+// there then. All who follow the same seal store the same.
+func (m *Manager) createSuccessor(ctx context.Context, id ID, c *content) (Record, error) {
+	rec := Record{Expires: m.expiry(c, time.UnixMilli(c.saved)), Data: encodeLive(id, c)}
+	if !rec.Live(time.Now()) {
+		return Record{}, ErrNotFound
+	}
+	if err := m.put(ctx, id, rec, c.writes[len(c.writes)-1]); err != nil {
+		if conflict, ok := errors.AsType[*conflictError](err); ok {
+			return conflict.found, conflict.err
+		}
+		return Record{}, err
+	}
+	rec.Version = 1
+	return rec, nil
+}
+
+// commitRenewal seals the record with the changes in it and creates its successor. s.mu is held.
+func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
+	m, old := s.m, s.link
+	write := randomWrite()
+	c := s.content
+	c.remember(write, now.UnixMilli(), m.rememberFor())
+	c.saved, c.issued = now.UnixMilli(), now.UnixMilli()
+	next := link{token: m.signer.successor(old.key, &old.token, binary.BigEndian.AppendUint64(nil, write))}
+	next.id = next.token.id()
+	sealed := Record{
+		Version: old.version,
+		cas:     old.cas,
+		Expires: earlier(now.Add(m.renewGrace), m.expiry(&c, now)),
+		Data:    encodeSealed(old.id, &c, write, next.id),
+	}
+	if err := m.put(ctx, old.id, sealed, write); err != nil {
+		return err
+	}
+	s.content, s.changes = c, nil // whatever comes now, they are saved
+	s.link = next
+	found, err := m.createSuccessor(ctx, next.id, &c)
+	if err != nil {
+		return err
+	}
+	s.link.version, s.link.cas, s.link.expires, s.link.data = found.Version, found.cas, found.Expires, found.Data
+	s.todo |= sendCookie
+	m.observe(ctx, Event{Kind: EventRenewed, ID: old.id, Successor: next.id})
+	return nil
+}
+
+// commitRegenerate stores the session under a new ID and retires the old one. On a conflict it is called again,
+// and updates what it stored. s.mu is held.
+func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
+	if s.next.id == (ID{}) {
+		s.next = link{token: newToken()}
+		s.next.id = s.next.token.id()
+	}
+	s.content.issued = now.UnixMilli()
+	if _, err := s.save(ctx, &s.next, now); err != nil {
+		if errors.Is(err, ErrConflict) { // nobody else knows this ID
+			err = fmt.Errorf("session: the store reports a conflict under a new ID %v", s.next.id)
+		}
+		return err
+	}
+	if err := s.m.retire(ctx, &s.link); err != nil {
+		return err
+	}
+	old := s.link
+	s.link, s.next = s.next, link{}
+	s.todo = s.todo&^regenerate | sendCookie
+	s.renamed = true
+	s.m.observe(ctx, Event{Kind: EventRegenerated, ID: old.id, Successor: s.link.id})
+	return nil
+}
+
+// dropNext removes what a regeneration that came to nothing stored. Nobody ever saw its token. s.mu is held.
+func (s *Session) dropNext(ctx context.Context) {
+	if s.next.version > 0 {
+		if err := s.m.store.Delete(ctx, s.next.id); err != nil {
+			s.m.observe(ctx, Event{Kind: EventStore, Op: "delete", ID: s.next.id, Err: err})
+		}
+	}
+	s.next = link{}
+}
+
+// commitEmpty removes a session in which nothing is left. s.mu is held.
+func (s *Session) commitEmpty(ctx context.Context) error {
+	if err := s.m.retire(ctx, &s.link); err != nil {
+		return err
+	}
+	s.m.observe(ctx, Event{Kind: EventEnded, ID: s.link.id, Reason: "empty"})
+	s.state = fresh
+	s.begin()
+	s.todo = dropCookie
+	return nil
+}
+
+// retireEnded retires the sessions that the handler destroyed. s.mu is held.
+func (s *Session) retireEnded(ctx context.Context) error {
+	for len(s.ended) > 0 {
+		if err := s.m.end(ctx, &s.ended[0]); err != nil {
+			return err
+		}
+		s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
+		s.ended = s.ended[1:]
+	}
+	return nil
+}
+
+// end retires the live record that l leads to, wherever it has gone meanwhile.
+func (m *Manager) end(ctx context.Context, l *link) error {
+	for try := 1; ; try++ {
+		err := m.retire(ctx, l)
+		conflict, ok := errors.AsType[*conflictError](err)
+		if !ok {
+			return err
+		}
+		if try >= maxTries || !pause(ctx, try) {
+			return err
+		}
+		found, err := m.followFrom(ctx, l, conflict.found, conflict.err)
+		if err != nil || found.kind != kindLive {
+			return err
+		}
+	}
+}
+
+// retire puts the mark of an ended session in place of the record, by compare-and-swap. The mark stays for as
+// long as the session could have lived: by then, whatever a paused process still sends has expired too.
+func (m *Manager) retire(ctx context.Context, l *link) error {
+	now := time.Now()
+	goneUntil := now.Add(m.renewGrace)
+	stays := now.Add(maxRetired)
+	if !l.expires.IsZero() && l.expires.Before(stays) {
+		stays = l.expires
+	}
+	if stays.Before(goneUntil) {
+		stays = goneUntil
+	}
+	write := randomWrite()
+	mark := Record{Version: l.version, cas: l.cas, Expires: stays}
+	// It remembers the writes before it, for a writer whose reply was lost.
+	var c content
+	if d, err := decodeRecord(l.id, l.data); err == nil {
+		c = d.content
+	}
+	c.remember(write, now.UnixMilli(), m.rememberFor())
+	mark.Data = encodeRetired(l.id, c.writes, goneUntil)
+	return m.put(ctx, l.id, mark, write)
+}
+
+// earlier returns the earlier of two times, of which the second may be zero for never.
+func earlier(a, b time.Time) time.Time {
+	if !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,654 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Session is what the server keeps for one client between its requests. FromContext returns the one that
+// belongs to a request.
+//
+// It is loaded on first use; a request that never uses it costs no store call. Its methods record what the
+// handler wants; the store sees it when the response begins, or else when the handler returns. A session that
+// is new and has nothing in it is not stored, and no cookie is sent for it. One that becomes empty again is
+// removed, with its cookie.
+//
+// Methods return no errors: the first failure sticks, see Err, and the client then gets the answer of
+// Options.ErrorHandler in place of the handler's.
+//
+// Several requests may change one session at the same time. Each change is applied to what the others saved:
+// changes of different keys all survive, of changes of one key the last one does, and Update loses none.
+//
+// A Session is safe for concurrent use by the goroutines of its request. It must not be used after the handler
+// has returned.
+type Session struct {
+	m      *Manager
+	origin origin
+
+	mu      sync.Mutex
+	state   state
+	link    link     // the record, while there is one
+	content content  // what the handler sees: the record's, with changes applied
+	changes []change // what the handler did since the last commit, in order
+	next    link     // the record that a regeneration under way has stored
+	ended   []link   // records of sessions that the handler destroyed
+	todo    todo     // beyond changes
+	stale   bool     // the client sent an ID that the store does not know
+	renamed bool     // the ID was regenerated in this request
+	used    bool     // the response depends on it
+	err     error    // sticky
+}
+
+// origin is what a session wants to know of the request that it belongs to.
+type origin interface {
+	// candidates yields the tokens of the request's cookies that pass the check, until yield returns false.
+	candidates(yield func(*candidate) bool)
+	// client returns the address and the User-Agent that the request came from.
+	client() (addr, agent string)
+	// commit saves the session, with its cookie as long as the header has not left.
+	commit(ctx context.Context) error
+	// context returns the request's context.
+	context() context.Context
+}
+
+// A state tells how much is known of a session's record.
+type state byte
+
+const (
+	unloaded state = iota
+	fresh          // there is none
+	live           // there is one, see link
+	gone           // there was one when the client sent its request, or not long before
+	failed         // the store did not answer
+)
+
+// todo is what the handler asked for beyond changes of the content.
+type todo byte
+
+const (
+	regenerate todo = 1 << iota
+	dropCookie      // the session of the client's cookie was destroyed
+	sendCookie      // the client's cookie has to be replaced or prolonged
+)
+
+// link leads to a session's record as it was last seen.
+type link struct {
+	token   token
+	key     int // which secret verified the token
+	id      ID
+	version uint64
+	cas     uint64
+	expires time.Time
+	data    []byte
+}
+
+// FromContext returns the session of the request that ctx belongs to; of several managers' sessions, the
+// innermost. It panics if no Manager.Handler wraps the handler: that is a mistake of the program's wiring.
+func FromContext(ctx context.Context) *Session {
+	if s, ok := ctx.Value(contextKey{}).(*Session); ok {
+		return s
+	}
+	panic("session: no session in the context: wrap the handler with Manager.Handler, and pass on the request's context")
+}
+
+type contextKey struct{}
+
+// A Key is the name of a session value together with its type; declare it as a constant:
+//
+//	const userID session.Key[int64] = "user_id"
+//
+// Values are encoded as CBOR (RFC 8949) when they are set. T can be whatever encoding/json could handle, and
+// more: byte slices, times and maps with other keys than strings keep their type. Only exported fields of a
+// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them.
+//
+// A stored value that does not decode as T (an older version of the program may have set it) reads as absent,
+// is reported to the logger, and stays in the store until something else is set.
+type Key[T any] string
+
+// Get returns the value, or the zero value and false if there is none.
+func (k Key[T]) Get(s *Session) (T, bool) {
+	var v T
+	ok := s.Decode(string(k), &v)
+	if !ok {
+		v = *new(T) // decoding may have got half way
+	}
+	return v, ok
+}
+
+// GetOr returns the value, or fallback if there is none.
+func (k Key[T]) GetOr(s *Session, fallback T) T {
+	if v, ok := k.Get(s); ok {
+		return v
+	}
+	return fallback
+}
+
+// Has reports whether there is a value, of whatever type.
+func (k Key[T]) Has(s *Session) bool { return s.Has(string(k)) }
+
+// Set stores a copy of the value.
+func (k Key[T]) Set(s *Session, v T) { s.Set(string(k), v) }
+
+// SetDefault stores the value if there is none, and returns the one that is there then.
+func (k Key[T]) SetDefault(s *Session, v T) T {
+	result := v
+	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
+		if ok && decodeValue(old, &result) == nil {
+			return old, nil
+		}
+		result = v
+		return encodeValue(v)
+	})
+	return result
+}
+
+// Update replaces the value by fn of it, or of the zero value if there is none, and returns the result. It is
+// atomic: if another request, in whatever process, changed the value meanwhile, fn is applied once more, to the
+// changed one. So fn may be called several times, the last time when the response begins, and possibly on
+// another goroutine. It must not use the session.
+func (k Key[T]) Update(s *Session, fn func(T) T) T {
+	var result T
+	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
+		var v T
+		if ok && decodeValue(old, &v) != nil {
+			v = *new(T)
+		}
+		result = fn(v)
+		return encodeValue(result)
+	})
+	return result
+}
+
+// Pop removes the value and returns it, or the zero value and false if there is none: for messages that are
+// shown once.
+func (k Key[T]) Pop(s *Session) (T, bool) {
+	v, ok := k.Get(s)
+	if ok {
+		s.Delete(string(k))
+	}
+	return v, ok
+}
+
+// Delete removes the value. That there is none is no error.
+func (k Key[T]) Delete(s *Session) { s.Delete(string(k)) }
+
+// Get returns the value under the key, or nil and false if there is none. Without a type to decode into,
+// integers come as int64 (*big.Int beyond its range), floating-point numbers as float64, lists as []any, maps and
+// structs as map[string]any (map[any]any if a key is no string); booleans, strings, byte slices and times keep
+// their types.
+func (s *Session) Get(key string) (any, bool) {
+	var v any
+	ok := s.Decode(key, &v)
+	return v, ok
+}
+
+// Decode stores the value under the key in what dst points to. It reports whether there was one that fits.
+func (s *Session) Decode(key string, dst any) bool {
+	s.mu.Lock()
+	s.open()
+	id := s.link.id
+	data, ok := s.content.get(key)
+	s.mu.Unlock() // values are never modified in place
+	if !ok {
+		return false
+	}
+	if err := decodeValue(data, dst); err != nil {
+		s.m.observe(s.origin.context(), Event{Kind: EventUndecodable, ID: id, Key: key, Err: err})
+		return false
+	}
+	return true
+}
+
+// Set stores a copy of the value under the key.
+func (s *Session) Set(key string, v any) {
+	data, err := encodeValue(v)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if err != nil {
+		s.fail(unencodable(key, err))
+		return
+	}
+	s.change(change{kind: changeSet, key: key, data: data})
+}
+
+// SetAll stores a copy of each value under its key, and leaves other keys alone.
+func (s *Session) SetAll(values map[string]any) {
+	for key, v := range values {
+		s.Set(key, v)
+	}
+}
+
+// SetDefault stores the value if there is none under the key, and returns the one that is there then, in the
+// form that Get returns.
+func (s *Session) SetDefault(key string, v any) any {
+	s.update(key, func(old []byte, ok bool) ([]byte, error) {
+		if ok {
+			return old, nil
+		}
+		return encodeValue(v)
+	})
+	stored, _ := s.Get(key)
+	return stored
+}
+
+// Delete removes the values under the keys. That there are none is no error.
+func (s *Session) Delete(keys ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	for _, key := range keys {
+		s.change(change{kind: changeDelete, key: key})
+	}
+}
+
+// Pop removes the value under the key and returns it as Get would.
+func (s *Session) Pop(key string) (any, bool) {
+	v, ok := s.Get(key)
+	if ok {
+		s.Delete(key)
+	}
+	return v, ok
+}
+
+// Clear removes all values. A session that has nothing else to keep is then removed, with its cookie. To end
+// a session at logout, use Destroy.
+func (s *Session) Clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	s.change(change{kind: changeClear})
+}
+
+// Has reports whether there is a value under the key.
+func (s *Session) Has(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	_, ok := s.content.find(key)
+	return ok
+}
+
+// Len returns the number of values.
+func (s *Session) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return len(s.content.values)
+}
+
+// Keys returns the keys, in ascending order.
+func (s *Session) Keys() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	keys := make([]string, len(s.content.values))
+	for i, v := range s.content.values {
+		keys[i] = string(v.key)
+	}
+	return keys
+}
+
+// All goes through the keys and values as they are when the loop begins, in ascending order of the keys. The
+// values have the form that Get returns.
+func (s *Session) All() iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for _, key := range s.Keys() {
+			if v, ok := s.Get(key); ok && !yield(key, v) {
+				return
+			}
+		}
+	}
+}
+
+// Values goes through the values as All does.
+func (s *Session) Values() iter.Seq[any] {
+	return func(yield func(any) bool) {
+		for _, v := range s.All() {
+			if !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+// Err returns the first failure of loading, encoding or saving, nil if there was none. ErrGone, ErrTooLarge and
+// ErrHeaderSent tell what is behind it; any other error came from the store.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Save brings changes into the store at once, for a handler that runs long: a stream, a websocket. It returns
+// what Err then returns, ErrGone if the session was ended meanwhile. As long as the response's header has not
+// left, it must be called on the handler's goroutine. Without a call, changes are saved when the handler
+// returns. The save goes on if ctx is cancelled; Options.StoreTimeout bounds it.
+func (s *Session) Save(ctx context.Context) error { return s.origin.commit(ctx) }
+
+// Reload looks at the store again: it lets a long-lived handler see what other requests saved, with its own
+// changes applied, and returns ErrGone if the session was ended meanwhile. A session that the store does not
+// know yet stays as it is.
+func (s *Session) Reload(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.err != nil || s.state != live {
+		if s.err == nil && s.state == gone {
+			return ErrGone
+		}
+		return s.err
+	}
+	if err := s.reload(ctx); err != nil {
+		return s.fail(err)
+	}
+	if s.state == gone {
+		return ErrGone
+	}
+	return nil
+}
+
+// ID returns the ID of the session's record. A new session has one once it is saved; until then, ID returns
+// the zero ID. A new ID that Regenerate asked for applies once it is saved, too.
+func (s *Session) ID() ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return s.link.id
+}
+
+// IsNew reports whether the store does not know the session yet: the client sent no cookie, or none that leads
+// to a live session, or the session was destroyed and this is the next one.
+func (s *Session) IsNew() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return s.state == fresh
+}
+
+// WasUnknown reports whether the client sent a genuine cookie whose session is not there: it expired, or was
+// ended.
+func (s *Session) WasUnknown() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return s.stale
+}
+
+// WasRegenerated reports whether Regenerate gave, or is about to give, the session a new ID in this request.
+func (s *Session) WasRegenerated() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.renamed || s.todo&regenerate != 0
+}
+
+// Created returns when the session began.
+func (s *Session) Created() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return time.UnixMilli(s.content.created)
+}
+
+// LastUsed returns when the session was last used before this request, exact to Options.TouchInterval. For a new
+// session it is the time of its creation.
+func (s *Session) LastUsed() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return s.lastUsed()
+}
+
+// Expires returns when the session ends if it is not used again, or the zero time if it never does. For a
+// session that is not saved yet, it is the time that saving it now would lead to.
+func (s *Session) Expires() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.state != live || len(s.changes) > 0 {
+		return s.m.expiry(&s.content, time.Now())
+	}
+	return s.link.expires
+}
+
+// RemoteAddr returns the address that created the session, see Options.ClientAddr.
+func (s *Session) RemoteAddr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return string(s.content.remoteAddr)
+}
+
+// UserAgent returns the User-Agent header of the request that created the session, cut at 256 bytes.
+func (s *Session) UserAgent() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return string(s.content.userAgent)
+}
+
+// A persistence is a session's choice between a cookie that ends with the browser and one that does not.
+type persistence byte
+
+const (
+	persistenceDefault persistence = iota // as the manager's Cookie has it
+	persistent
+	notPersistent
+	lastPersistence = notPersistent
+)
+
+// SetPersistent chooses for this session whether its cookie survives the end of the browser ("remember me"),
+// whatever Cookie.Persistent says.
+func (s *Session) SetPersistent(on bool) {
+	choice := notPersistent
+	if on {
+		choice = persistent
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.content.persistent == byte(choice) {
+		return
+	}
+	s.todo |= sendCookie
+	s.change(change{kind: changeMeta, key: "persistent", meta: func(c *content) { c.persistent = byte(choice) }})
+}
+
+// SetIdleTimeout gives this session an idle timeout of its own: Never switches it off, 0 goes back to
+// Options.IdleTimeout. The absolute timeout stays in force. Other negative durations are an error.
+func (s *Session) SetIdleTimeout(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if d < 0 && d != Never || d > 0 && d < time.Millisecond {
+		s.fail(fmt.Errorf("%w: an idle timeout of %v is neither Never nor a millisecond or more", errProgram, d))
+		return
+	}
+	idle := d.Milliseconds()
+	if d == Never {
+		idle = -1
+	}
+	if s.content.idle == idle {
+		return
+	}
+	s.todo |= sendCookie
+	s.change(change{kind: changeMeta, key: "idle", meta: func(c *content) { c.idle = idle }})
+}
+
+// String describes the session for a person who looks for a fault: its ID, times and keys, and no value.
+func (s *Session) String() string { return s.LogValue().String() }
+
+// LogValue makes a session an slog attribute with what String shows. It loads nothing: a session that was not
+// used yet says so.
+func (s *Session) LogValue() slog.Value {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == unloaded {
+		return slog.GroupValue(slog.String("state", "not loaded"))
+	}
+	attrs := []slog.Attr{slog.String("state", [...]string{live: "live", fresh: "new", gone: "gone", failed: "failed"}[s.state])}
+	if s.state == live {
+		attrs = append(attrs, slog.String("id", s.link.id.String()), slog.Time("expires", s.link.expires))
+	}
+	keys := make([]string, len(s.content.values))
+	for i, v := range s.content.values {
+		keys[i] = string(v.key)
+	}
+	attrs = append(attrs, slog.Time("created", time.UnixMilli(s.content.created)),
+		slog.Any("keys", keys), slog.Int("changes", len(s.changes)))
+	if s.err != nil {
+		attrs = append(attrs, slog.String("err", s.err.Error()))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// open makes sure that the session is loaded. s.mu is held.
+func (s *Session) open() {
+	s.used = true
+	if s.state == unloaded {
+		s.load()
+	}
+}
+
+// fail makes the first failure stick, and returns it. s.mu is held.
+func (s *Session) fail(err error) error {
+	if s.err == nil {
+		s.err = err
+	}
+	return s.err
+}
+
+// A change is one thing that the handler did to the content. It can be done again to another state of it.
+type change struct {
+	kind   changeKind
+	key    string
+	data   []byte                                             // changeSet
+	update func(old []byte, ok bool) (data []byte, err error) // changeUpdate
+	meta   func(*content)                                     // changeMeta; its key is a name of its own
+}
+
+type changeKind byte
+
+const (
+	changeSet changeKind = iota
+	changeDelete
+	changeUpdate
+	changeClear
+	changeMeta
+)
+
+// apply makes the change to the content.
+func (ch *change) apply(c *content) error {
+	switch ch.kind {
+	case changeSet:
+		c.set(ch.key, ch.data)
+	case changeDelete:
+		c.delete(ch.key)
+	case changeClear:
+		c.values = nil
+	case changeMeta:
+		ch.meta(c)
+	case changeUpdate:
+		old, ok := c.get(ch.key)
+		data, err := ch.update(old, ok)
+		if err != nil {
+			return unencodable(ch.key, err)
+		}
+		c.set(ch.key, data)
+	}
+	return nil
+}
+
+// update is Update for encoded values.
+func (s *Session) update(key string, fn func(old []byte, ok bool) ([]byte, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	s.change(change{kind: changeUpdate, key: key, update: fn})
+}
+
+// change applies what the handler does and takes note of it, unless it makes no difference. s.mu is held.
+func (s *Session) change(ch change) {
+	pending := false // is there a change that this one replaces or follows?
+	for _, earlier := range s.changes {
+		pending = pending || earlier.touches(&ch)
+	}
+	old, had := s.content.get(ch.key)
+	before := len(s.content.values)
+	if err := ch.apply(&s.content); err != nil {
+		s.fail(err)
+		return
+	}
+	if ch.kind == changeMeta {
+		s.note(ch)
+		return
+	}
+	data, has := s.content.get(ch.key)
+	same := had == has && bytes.Equal(old, data)
+	if ch.kind == changeClear {
+		same = before == 0
+	}
+	if same && !pending {
+		return
+	}
+	if ch.kind == changeUpdate && s.decided(ch.key) {
+		ch = change{kind: changeSet, key: ch.key, data: data}
+	}
+	s.note(ch)
+}
+
+// note adds ch to the list of changes, and drops those from it that no longer matter.
+func (s *Session) note(ch change) {
+	if ch.kind != changeUpdate {
+		s.changes = slices.DeleteFunc(s.changes, func(earlier change) bool {
+			return ch.touches(&earlier) && (earlier.kind != changeClear || ch.kind == changeClear)
+		})
+	}
+	s.changes = append(s.changes, ch)
+}
+
+// touches reports whether the effects of two changes overlap.
+func (ch *change) touches(other *change) bool {
+	if (ch.kind == changeMeta) != (other.kind == changeMeta) {
+		return false
+	}
+	return ch.kind == changeClear || other.kind == changeClear || ch.key == other.key
+}
+
+// decided reports whether the value under the key no longer depends on what is in the store.
+func (s *Session) decided(key string) bool {
+	for _, ch := range slices.Backward(s.changes) {
+		switch {
+		case ch.kind == changeClear:
+			return true
+		case ch.kind == changeMeta || ch.key != key:
+		default:
+			return ch.kind != changeUpdate
+		}
+	}
+	return false
+}
+
+// rebase makes the handler's changes to another state of the session. s.mu is held.
+func (s *Session) rebase(c content) error {
+	s.content = c
+	for i := range s.changes {
+		if err := s.changes[i].apply(&s.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wants reports whether the handler did something that has to reach the store. s.mu is held.
+func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&regenerate != 0 }
+
+func unencodable(key string, err error) error {
+	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)
+}

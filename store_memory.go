@@ -1,0 +1,346 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A MemoryStore keeps records in the memory of this process; they end with it. The zero value is an empty
+// store, ready to use. It must not be copied.
+//
+// It implements Toucher, Sweeper and Lister. Removing expired records costs what is expired, however many are
+// there. Beyond its data a session takes less than 200 bytes. Nobody but DeleteExpired frees that: without a
+// sweep, expired records are unreadable but take up room.
+type MemoryStore struct {
+	shards [256]memoryShard
+}
+
+// NewMemoryStore returns an empty store.
+func NewMemoryStore() *MemoryStore { return new(MemoryStore) }
+
+// openMemory is the OpenFunc of "memory:".
+func openMemory(ctx context.Context, rawURL string) (Store, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, rest, _ := strings.Cut(rawURL, ":"); rest != "" {
+		return nil, errors.New("session: nothing follows the colon of a memory: URL")
+	}
+	return NewMemoryStore(), nil
+}
+
+// Load implements Store. It does not allocate.
+func (s *MemoryStore) Load(ctx context.Context, id ID) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, err
+	}
+	shard := s.shard(id)
+	shard.mu.RLock()
+	r := shard.records[id]
+	if r == nil {
+		shard.mu.RUnlock()
+		return Record{}, ErrNotFound
+	}
+	version, expires, data := r.version, r.expires, r.data
+	shard.mu.RUnlock()
+	if hasExpired(expires) {
+		return Record{}, ErrNotFound
+	}
+	return Record{Version: version, Expires: expiryTime(expires), Data: data}, nil
+}
+
+// Save implements Store.
+func (s *MemoryStore) Save(ctx context.Context, id ID, rec Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	r := shard.records[id]
+	var current uint64
+	if r != nil && !hasExpired(r.expires) {
+		current = r.version
+	}
+	if current != rec.Version {
+		return ErrConflict
+	}
+	if r == nil {
+		r = &memoryRecord{id: id, expires: never, place: nowhere}
+		if shard.records == nil {
+			shard.records = make(map[ID]*memoryRecord)
+		}
+		shard.records[id] = r
+		shard.peak = max(shard.peak, len(shard.records))
+	}
+	r.version, r.data = rec.Version+1, rec.Data
+	shard.expiry.set(r, expiryMillis(rec.Expires))
+	return nil
+}
+
+// Touch implements Toucher.
+func (s *MemoryStore) Touch(ctx context.Context, id ID, rec Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	r := shard.records[id]
+	switch {
+	case r == nil || hasExpired(r.expires):
+		return ErrNotFound
+	case r.version != rec.Version:
+		return ErrConflict
+	}
+	shard.expiry.set(r, expiryMillis(rec.Expires))
+	return nil
+}
+
+// Delete implements Store.
+func (s *MemoryStore) Delete(ctx context.Context, id ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	shard := s.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if r := shard.records[id]; r != nil {
+		shard.expiry.set(r, never)
+		delete(shard.records, id)
+		shard.shrink()
+	}
+	return nil
+}
+
+// DeleteExpired implements Sweeper. It locks one part of the store at a time, for a few microseconds.
+func (s *MemoryStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
+	const atOnce = 16 // while a shard is locked
+	now := time.Now().UnixMilli()
+	total := 0
+	for i := range s.shards {
+		for total < limit {
+			if err := ctx.Err(); err != nil {
+				return total, err
+			}
+			want := min(atOnce, limit-total)
+			n := s.shards[i].deleteExpired(now, want)
+			total += n
+			if n < want {
+				break
+			}
+		}
+	}
+	return total, nil
+}
+
+// List implements Lister. It locks one 256th of the store at a time, for as long as it takes to copy the list.
+func (s *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		var entries []Entry
+		for i := range s.shards {
+			entries = s.shards[i].appendLive(entries[:0])
+			for _, e := range entries {
+				if err := ctx.Err(); err != nil {
+					yield(Entry{}, err)
+					return
+				}
+				if !yield(e, nil) {
+					return
+				}
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(Entry{}, err)
+		}
+	}
+}
+
+// Count implements Lister. It costs what is expired and not yet removed.
+func (s *MemoryStore) Count(ctx context.Context) (int, error) {
+	now := time.Now().UnixMilli()
+	total := 0
+	for i := range s.shards {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		shard := &s.shards[i]
+		shard.mu.RLock()
+		total += len(shard.records) - shard.expiry.countExpired(0, now)
+		shard.mu.RUnlock()
+	}
+	return total, nil
+}
+
+func (s *MemoryStore) shard(id ID) *memoryShard { return &s.shards[id[0]] }
+
+// A memoryShard holds the records whose ID starts with one certain byte.
+type memoryShard struct {
+	mu      sync.RWMutex
+	records map[ID]*memoryRecord
+	expiry  expiryHeap
+	peak    int // most records since records was made
+}
+
+type memoryRecord struct {
+	id      ID
+	data    []byte
+	version uint64
+	expires int64
+	place   int // in the expiryHeap, or nowhere
+}
+
+func (m *memoryShard) deleteExpired(now int64, limit int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := 0
+	for ; n < limit && len(m.expiry) > 0 && m.expiry[0].expires <= now; n++ {
+		r := m.expiry[0].record
+		m.expiry.set(r, never)
+		delete(m.records, r.id)
+	}
+	if n > 0 {
+		m.shrink()
+	}
+	return n
+}
+
+// shrink gives memory back after a flood of records has gone; a map never does by itself. It costs less than
+// the removals that led to it.
+func (m *memoryShard) shrink() {
+	if m.peak < 256 || len(m.records) > m.peak/4 {
+		return
+	}
+	records := make(map[ID]*memoryRecord, len(m.records))
+	for id, r := range m.records {
+		records[id] = r
+	}
+	m.records, m.peak = records, len(records)
+	m.expiry = slices.Clone(m.expiry)
+}
+
+func (m *memoryShard) appendLive(entries []Entry) []Entry {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	now := time.Now().UnixMilli()
+	for id, r := range m.records {
+		if now < r.expires {
+			rec := Record{Version: r.version, Expires: expiryTime(r.expires), Data: r.data}
+			entries = append(entries, Entry{ID: id, Record: rec})
+		}
+	}
+	return entries
+}
+
+// An expiryHeap holds the records that expire, the earliest first. It is four-ary: half as deep as a binary
+// heap, and the children that are compared lie side by side in memory.
+type expiryHeap []expiring
+
+type expiring struct {
+	expires int64
+	record  *memoryRecord
+}
+
+const (
+	heapArity = 4
+	nowhere   = -1
+)
+
+// set changes when r expires, and with it the place of r: one that never expires has none.
+func (h *expiryHeap) set(r *memoryRecord, expires int64) {
+	r.expires = expires
+	switch {
+	case expires != never && r.place == nowhere:
+		*h = append(*h, expiring{})
+		h.move(len(*h)-1, expiring{expires, r})
+	case expires != never:
+		h.move(r.place, expiring{expires, r})
+	case r.place != nowhere:
+		hole, last := r.place, len(*h)-1
+		moved := (*h)[last]
+		(*h)[last] = expiring{}
+		*h = (*h)[:last]
+		if hole < last {
+			h.move(hole, moved)
+		}
+		r.place = nowhere
+	}
+}
+
+// move puts e where it belongs, starting at the free place i.
+func (h *expiryHeap) move(i int, e expiring) {
+	heap := *h
+	for i > 0 {
+		parent := (i - 1) / heapArity
+		if heap[parent].expires <= e.expires {
+			break
+		}
+		heap.put(i, heap[parent])
+		i = parent
+	}
+	for {
+		first := heapArity*i + 1
+		if first >= len(heap) {
+			break
+		}
+		least := first
+		for child := first + 1; child < min(first+heapArity, len(heap)); child++ {
+			if heap[child].expires < heap[least].expires {
+				least = child
+			}
+		}
+		if e.expires <= heap[least].expires {
+			break
+		}
+		heap.put(i, heap[least])
+		i = least
+	}
+	heap.put(i, e)
+}
+
+func (h expiryHeap) put(i int, e expiring) {
+	h[i] = e
+	e.record.place = i
+}
+
+// countExpired counts in the part of the heap below and including i.
+func (h expiryHeap) countExpired(i int, now int64) int {
+	if i >= len(h) || h[i].expires > now {
+		return 0
+	}
+	n := 1
+	for child := heapArity*i + 1; child <= heapArity*i+heapArity; child++ {
+		n += h.countExpired(child, now)
+	}
+	return n
+}
+
+// never is the time in milliseconds of what does not expire.
+const never int64 = math.MaxInt64
+
+// expiryMillis returns a Record's Expires as milliseconds since 1970.
+func expiryMillis(t time.Time) int64 {
+	if t.IsZero() {
+		return never
+	}
+	return t.UnixMilli()
+}
+
+// expiryTime is the inverse of expiryMillis.
+func expiryTime(millis int64) time.Time {
+	if millis == never {
+		return time.Time{}
+	}
+	return time.UnixMilli(millis)
+}
+
+// hasExpired reports whether a record with that expiry counts as absent at this instant.
+func hasExpired(millis int64) bool {
+	return millis != never && millis <= time.Now().UnixMilli()
+}
