@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -29,36 +29,29 @@ const (
 
 // load finds the session that the request's cookies lead to. s.mu is held.
 func (s *Session) load() {
-	ctx, cancel := s.m.storeContext(s.origin.context())
-	defer cancel()
+	ctx := newStoreContext(s.origin.context(), s.m.storeTimeout)
+	defer ctx.cancel()
 	ended := false
-	s.origin.candidates(func(c *candidate) bool {
-		s.link = link{token: c.token, key: c.key, id: c.token.id()}
+	for n := 0; s.origin.candidate(&n, &s.link); {
+		s.link.id = s.link.token.id()
 		found, err := s.follow(ctx)
 		switch {
 		case err != nil:
 			s.state = failed
 			s.fail(err)
-			return false
+			return
 		case found.kind == kindLive:
 			s.state = live
 			s.content = found.content
-			return false
+			return
 		}
 		s.stale = true
 		ended = ended || found.kind == kindRetired
-		return true
-	})
-	switch {
-	case s.state != unloaded:
-		return
-	case ended:
-		s.state = gone
-	default:
-		s.state = fresh
-	}
-	if s.stale {
 		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id})
+	}
+	s.state = fresh
+	if ended {
+		s.state = gone
 	}
 	s.begin()
 }
@@ -71,9 +64,9 @@ func (s *Session) begin() {
 }
 
 // reload looks at the record again and makes the handler's changes to what it finds. s.mu is held.
-func (s *Session) reload(ctx context.Context) error {
-	ctx, cancel := s.m.storeContext(ctx)
-	defer cancel()
+func (s *Session) reload(parent context.Context) error {
+	ctx := newStoreContext(parent, s.m.storeTimeout)
+	defer ctx.cancel()
 	found, err := s.follow(ctx)
 	if err != nil {
 		return err
@@ -117,19 +110,23 @@ const (
 
 // commit brings into the store what the handler did. late means that no cookie can be set any more. s.mu is
 // held.
-func (s *Session) commit(ctx context.Context, late bool) (cookieAction, error) {
+func (s *Session) commit(parent context.Context, late bool) (cookieAction, error) {
 	if s.state == unloaded || s.err != nil {
 		return keepCookie, s.err
 	}
-	ctx, cancel := s.m.storeContext(ctx)
-	defer cancel()
+	now := time.Now()
+	if s.idleAt(now) {
+		return keepCookie, nil
+	}
+	ctx := newStoreContext(parent, s.m.storeTimeout)
+	defer ctx.cancel()
 	err := s.retireEnded(ctx)
 	if err == nil {
 		switch s.state {
 		case fresh:
 			err = s.commitFresh(ctx, late)
 		case live:
-			err = s.commitLive(ctx, late)
+			err = s.commitLive(ctx, now, late)
 		}
 	}
 	switch {
@@ -151,6 +148,15 @@ func (s *Session) commit(ctx context.Context, late bool) (cookieAction, error) {
 		return removeCookie, nil
 	}
 	return keepCookie, nil
+}
+
+// idleAt reports whether a commit would find nothing to do: the usual case for a request that only reads, kept
+// short. s.mu is held.
+func (s *Session) idleAt(now time.Time) bool {
+	if len(s.changes) > 0 || len(s.ended) > 0 || s.todo != 0 {
+		return false
+	}
+	return s.state != live || !s.renewalDue(now) && !s.touchDue(now)
 }
 
 // commitFresh stores a session for the first time, if there is anything to store.
@@ -179,8 +185,7 @@ func (s *Session) commitFresh(ctx context.Context, late bool) error {
 }
 
 // commitLive saves the changes to a session that the store knows.
-func (s *Session) commitLive(ctx context.Context, late bool) error {
-	now := time.Now()
+func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) error {
 	renew := !late && s.renewalDue(now)
 	if !s.wants() && !renew {
 		if err := s.touch(ctx, now); err != nil || s.todo&sendCookie == 0 {
@@ -193,14 +198,15 @@ func (s *Session) commitLive(ctx context.Context, late bool) error {
 	if late && s.todo&regenerate != 0 {
 		return ErrHeaderSent
 	}
-	handed, leave, err := s.m.queues.enter(ctx, s.link.id)
+	place := s.link.id // the ID may change
+	handed, err := s.m.queues.enter(ctx, place)
 	if err != nil {
 		return err
 	}
 	var handOver Record
 	defer func() {
 		s.dropNext(ctx)
-		leave(handOver)
+		s.m.queues.leave(place, handOver)
 	}()
 	if handed.Version > s.link.version {
 		// Another request of this process was just here, and left what it saved.
@@ -263,11 +269,10 @@ func (s *Session) commitLive(ctx context.Context, late bool) error {
 
 // touch moves the session's expiry, if that is worth a write.
 func (s *Session) touch(ctx context.Context, now time.Time) error {
-	expires := s.m.expiry(&s.content, now)
-	due := now.Sub(s.lastUsed()) >= s.m.touchInterval(&s.content)
-	if !due || !expires.After(s.link.expires) {
+	if !s.touchDue(now) {
 		return nil
 	}
+	expires := s.m.expiry(&s.content, now)
 	rec := Record{Version: s.link.version, Expires: expires, Data: s.link.data, cas: s.link.cas}
 	start := s.m.startTimer()
 	err := Touch(ctx, s.m.store, s.link.id, rec)
@@ -290,7 +295,7 @@ func (s *Session) touch(ctx context.Context, now time.Time) error {
 // save stores s.content under l, as the record that follows the version there. On success l is up to date.
 func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, error) {
 	c := s.content
-	write := randomWrite()
+	write := newMark()
 	c.remember(write, now.UnixMilli(), s.m.rememberFor())
 	c.saved = now.UnixMilli()
 	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: encodeLive(l.id, &c)}
@@ -306,6 +311,11 @@ func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, err
 		s.todo |= sendCookie
 	}
 	return rec, nil
+}
+
+// touchDue reports whether the expiry that this use leads to is worth a write. s.mu is held.
+func (s *Session) touchDue(now time.Time) bool {
+	return now.Sub(s.lastUsed()) >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
 }
 
 // lastUsed derives the time of the last use from the expiry that it led to: a Touch moves nothing else.
@@ -385,7 +395,7 @@ func (e *conflictError) Unwrap() error { return ErrConflict }
 // put is Store.Save for a record that bears the mark of this write. Neither the store nor a client library that
 // sends again by itself can tell a conflict with another writer from one with this very save, whose reply was
 // lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
-func (m *Manager) put(ctx context.Context, id ID, rec Record, write uint64) error {
+func (m *Manager) put(ctx context.Context, id ID, rec Record, write []byte) error {
 	if len(rec.Data) > m.maxSize {
 		return tooLarge(len(rec.Data), m.maxSize)
 	}
@@ -447,17 +457,11 @@ func (m *Manager) observeStore(ctx context.Context, start time.Time, op string, 
 // rememberFor returns for how long a record remembers a write.
 func (m *Manager) rememberFor() time.Duration { return m.storeTimeout + rememberWrites }
 
-// storeContext returns the context for a step at the store. It outlives the client's connection: a client that
-// hangs up does not cancel a save.
-func (m *Manager) storeContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), m.storeTimeout)
-}
-
-// randomWrite returns the mark of a write.
-func randomWrite() uint64 {
-	var b [8]byte
-	rand.Read(b[:])
-	return binary.BigEndian.Uint64(b[:])
+// newMark returns the mark of a write.
+func newMark() []byte {
+	b := make([]byte, markSize)
+	rand.Read(b)
+	return b
 }
 
 // pause waits for a random time before another try, and reports false if ctx ended.
@@ -473,51 +477,60 @@ func pause(ctx context.Context, try int) bool {
 	}
 }
 
-// queues lets the commits of one session in this process pass one by one, each with a look at what the one
-// before it saved, so that they need not find out by conflicts.
+// queues lets the commits of one session in this process pass one by one, first come, first served, each with a
+// look at what the one before it saved: so they need not find out by conflicts.
 type queues struct {
 	mu     sync.Mutex
-	queues map[ID]*queue
+	queues map[ID]*queue // of the sessions that are being committed
 }
 
 type queue struct {
-	turn    chan struct{} // holds a token while nobody is at the store
-	waiting int           // how many are in the queue or at the store
-	last    Record        // what the one before saved
+	waiting []chan Record // each gets what the one before saved
 }
 
 // enter waits for its turn, at most until ctx is done. It returns what the one before saved, if anything; the
 // caller passes what it saved itself to leave.
-func (q *queues) enter(ctx context.Context, id ID) (last Record, leave func(Record), err error) {
+func (q *queues) enter(ctx context.Context, id ID) (Record, error) {
 	q.mu.Lock()
 	line := q.queues[id]
 	if line == nil {
-		line = &queue{turn: make(chan struct{}, 1)}
-		line.turn <- struct{}{}
 		if q.queues == nil {
 			q.queues = make(map[ID]*queue)
 		}
-		q.queues[id] = line
+		q.queues[id] = new(queue)
+		q.mu.Unlock()
+		return Record{}, nil
 	}
-	line.waiting++
+	turn := make(chan Record, 1)
+	line.waiting = append(line.waiting, turn)
 	q.mu.Unlock()
 
-	quit := func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		if line.waiting--; line.waiting == 0 {
-			delete(q.queues, id)
-		}
-	}
 	select {
-	case <-line.turn:
+	case last := <-turn:
+		return last, nil
 	case <-ctx.Done():
-		quit()
-		return Record{}, nil, ctx.Err()
 	}
-	return line.last, func(saved Record) {
-		line.last = saved
-		line.turn <- struct{}{}
-		quit()
-	}, nil
+	q.mu.Lock()
+	i := slices.Index(line.waiting, turn)
+	if i >= 0 {
+		line.waiting = slices.Delete(line.waiting, i, i+1)
+	}
+	q.mu.Unlock()
+	if i < 0 { // its turn has come at the same moment
+		q.leave(id, <-turn)
+	}
+	return Record{}, ctx.Err()
+}
+
+// leave lets the next one in.
+func (q *queues) leave(id ID, saved Record) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	line := q.queues[id]
+	if len(line.waiting) == 0 {
+		delete(q.queues, id)
+		return
+	}
+	line.waiting[0] <- saved
+	line.waiting = line.waiting[1:]
 }

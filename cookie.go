@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,7 +53,10 @@ const (
 	minSecret = 32
 )
 
-var encodedSize = base64.RawURLEncoding.EncodedLen(tokenSize + macSize)
+var (
+	cookieEncoding = base64.RawURLEncoding.Strict()
+	encodedSize    = cookieEncoding.EncodedLen(tokenSize + macSize)
+)
 
 // A token is what a client holds to prove that a session is its own. Nothing but the cookie carries it.
 type token [tokenSize]byte
@@ -76,53 +80,51 @@ type signer struct {
 // A macKey is a secret with its HMAC states, which are costly to set up.
 type macKey struct{ pool sync.Pool }
 
+// A macState is an HMAC with room for what goes in and comes out of it: passed to the hash.Hash interface, a
+// local array would be allocated each time.
+type macState struct {
+	hash.Hash
+	buf [128]byte
+}
+
 func newSigner(name string, secrets [][]byte) *signer {
 	s := &signer{name: []byte(name)}
 	for _, secret := range secrets {
 		secret := append([]byte(nil), secret...) // the caller may wipe its own
-		s.keys = append(s.keys, &macKey{sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}})
+		s.keys = append(s.keys, &macKey{sync.Pool{New: func() any { return &macState{Hash: hmac.New(sha256.New, secret)} }}})
 	}
 	return s
 }
 
-// sum appends HMAC-SHA256(secret, first ‖ second) to b.
-func (k *macKey) sum(b, first, second []byte) []byte {
-	h := k.pool.Get().(hash.Hash)
+// sum returns HMAC-SHA256(secret, first ‖ second).
+func (k *macKey) sum(first, second []byte) [macSize]byte {
+	h := k.pool.Get().(*macState)
 	defer k.pool.Put(h)
 	h.Reset()
-	h.Write(first)
-	h.Write(second)
-	return h.Sum(b)
+	h.Write(append(append(h.buf[:0], first...), second...))
+	return [macSize]byte(h.Sum(h.buf[:0]))
 }
 
 // sign returns the cookie's value for the token.
 func (s *signer) sign(t *token) string {
-	signed := append(make([]byte, 0, tokenSize+macSize), t[:]...)
-	return base64.RawURLEncoding.EncodeToString(s.keys[0].sum(signed, s.name, t[:]))
+	sum := s.keys[0].sum(s.name, t[:])
+	return cookieEncoding.EncodeToString(slices.Concat(t[:], sum[:]))
 }
 
-// A candidate is a cookie value while it is checked, and the token in it once it has passed.
-type candidate struct {
-	token token
-	mac   [macSize]byte
-	sum   [macSize]byte
-	key   int // which secret verified it
-}
-
-// verify checks a cookie's value into c. In the value nothing but the one canonical form passes.
-func (s *signer) verify(value string, c *candidate) bool {
+// verify checks a cookie's value, and sets l's token if it passes. Only the one canonical form of a value does.
+func (s *signer) verify(value string, l *link) bool {
 	if len(value) != encodedSize {
 		return false
 	}
+	var text [(tokenSize+macSize)*4/3 + 2]byte
 	var raw [tokenSize + macSize]byte
-	if n, err := base64.RawURLEncoding.Strict().Decode(raw[:], []byte(value)); err != nil || n != len(raw) {
+	if n, err := cookieEncoding.Decode(raw[:], text[:copy(text[:], value)]); err != nil || n != len(raw) {
 		return false
 	}
-	copy(c.token[:], raw[:tokenSize])
-	copy(c.mac[:], raw[tokenSize:])
+	t := token(raw[:tokenSize])
 	for i, k := range s.keys {
-		if hmac.Equal(k.sum(c.sum[:0], s.name, c.token[:]), c.mac[:]) {
-			c.key = i
+		if sum := k.sum(s.name, t[:]); hmac.Equal(sum[:], raw[tokenSize:]) {
+			*l = link{token: t, key: i}
 			return true
 		}
 	}
@@ -132,29 +134,30 @@ func (s *signer) verify(value string, c *candidate) bool {
 // successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
 // find it with the server's help, and nobody else can, not with a copy of the store either.
 func (s *signer) successor(key int, t *token, nonce []byte) token {
-	var next token
-	s.keys[key].sum(next[:0], t[:], nonce)
-	return next
+	return s.keys[key].sum(t[:], nonce)
 }
 
-// values calls yield for each value of the named cookie in the header's Cookie lines, until it returns false.
-// It looks at maxCandidates values at most. It is http.Request.CookiesNamed without the garbage.
-func (s *signer) values(header http.Header, yield func(string) bool) {
-	left := maxCandidates
+// value returns the value of the n-th cookie of the name in the header's Cookie lines, from 0. It is
+// http.Request.CookiesNamed without the garbage.
+func (s *signer) value(header http.Header, n int) (string, bool) {
 	for _, line := range header["Cookie"] {
-		for part := range strings.SplitSeq(line, ";") {
+		for line != "" {
+			var part string
+			part, line, _ = strings.Cut(line, ";")
 			name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
 			if !ok || name != string(s.name) {
 				continue
 			}
-			if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
-				value = value[1 : n-1]
+			if n--; n >= 0 {
+				continue
 			}
-			if left--; left < 0 || !yield(value) {
-				return
+			if end := len(value) - 1; end > 0 && value[0] == '"' && value[end] == '"' {
+				value = value[1:end]
 			}
+			return value, true
 		}
 	}
+	return "", false
 }
 
 // check returns the cookie with its defaults filled in, or all that is wrong with it.

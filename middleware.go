@@ -87,33 +87,26 @@ type managerKey struct{ m *Manager }
 // HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
 // store: the session may have ended. See Session.IsNew for whether it is there.
 func (m *Manager) HasCookie(r *http.Request) bool {
-	found := false
-	m.candidates(r, func(*candidate) bool {
-		found = true
-		return false
-	})
-	return found
+	var n int
+	var l link
+	return m.candidate(r, &n, &l)
 }
 
-// candidates yields the tokens of the request's cookies that pass the check, each once, until yield returns false.
-func (m *Manager) candidates(r *http.Request, yield func(*candidate) bool) {
-	var seen [maxCandidates]token
-	n := 0
-	m.signer.values(r.Header, func(value string) bool {
-		var c candidate
-		if !m.signer.verify(value, &c) {
-			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: "signature"})
+// candidate sets l's token to that of the next of the request's cookies that passes the check, from the n-th on,
+// and moves n on. It looks at maxCandidates cookies at most.
+func (m *Manager) candidate(r *http.Request, n *int, l *link) bool {
+	for *n < maxCandidates {
+		value, ok := m.signer.value(r.Header, *n)
+		if !ok {
+			return false
+		}
+		*n++
+		if m.signer.verify(value, l) {
 			return true
 		}
-		for _, t := range seen[:n] {
-			if t == c.token {
-				return true
-			}
-		}
-		seen[n] = c.token
-		n++
-		return yield(&c)
-	})
+		m.observe(r.Context(), Event{Kind: EventCookieRefused})
+	}
+	return false
 }
 
 // An exchange is a request and its response. It is the request's context, too.
@@ -145,7 +138,7 @@ func (x *exchange) Value(key any) any {
 
 func (x *exchange) context() context.Context { return x.Context }
 
-func (x *exchange) candidates(yield func(*candidate) bool) { x.m.candidates(x.r, yield) }
+func (x *exchange) candidate(n *int, l *link) bool { return x.m.candidate(x.r, n, l) }
 
 // maxUserAgent is how many bytes of a User-Agent header are kept.
 const maxUserAgent = 256

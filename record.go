@@ -43,6 +43,9 @@ var errDamaged = errors.New("session: damaged or foreign record")
 // them, unless so many others wrote meanwhile that it has to say that it does not know.
 const recentWrites = 16
 
+// markSize is the size of a write's mark, a random number.
+const markSize = 8
+
 // content is what a session keeps in its record.
 type content struct {
 	created       int64    // Unix milliseconds, as all times here
@@ -55,8 +58,8 @@ type content struct {
 	remoteAddr    []byte
 	userAgent     []byte
 	user          []byte
-	writes        []uint64 // the most recent writes, newest last
-	values        []value  // in ascending order of their keys
+	writes        []byte  // marks of the most recent writes, newest last, markSize bytes each
+	values        []value // in ascending order of their keys
 }
 
 // A value is a key with its CBOR encoding. Its bytes may be part of a Record's Data: they are never modified.
@@ -69,14 +72,19 @@ type value struct {
 type decoded struct {
 	kind      recordKind
 	content   content // of a live or sealed record; of a retired one, the writes alone
-	nonce     uint64  // of a sealed record: the write that made it so
+	nonce     []byte  // of a sealed record: the mark of the write that made it so
 	successor ID      // of a sealed record
 	goneUntil int64   // of a retired record: until then it answers as gone, later as unknown
 }
 
 // wrote reports whether the record bears the mark of the given write.
-func (d *decoded) wrote(write uint64) bool {
-	return slices.Contains(d.content.writes, write)
+func (d *decoded) wrote(write []byte) bool {
+	for mark := range slices.Chunk(d.content.writes, markSize) {
+		if bytes.Equal(mark, write) {
+			return true
+		}
+	}
+	return false
 }
 
 // encodeLive returns the Data of a session's record.
@@ -87,17 +95,17 @@ func encodeLive(id ID, c *content) []byte {
 }
 
 // encodeSealed returns the Data of a renewed session's former record.
-func encodeSealed(id ID, c *content, nonce uint64, successor ID) []byte {
-	b := make([]byte, headSize, headSize+8+len(successor)+c.size())
+func encodeSealed(id ID, c *content, nonce []byte, successor ID) []byte {
+	b := make([]byte, headSize, headSize+markSize+len(successor)+c.size())
 	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindSealed)
-	b = binary.BigEndian.AppendUint64(b, nonce)
+	b = append(b, nonce...)
 	b = append(b, successor[:]...)
 	return checksummed(id, c.append(b))
 }
 
 // encodeRetired returns the Data of an ended session's record.
-func encodeRetired(id ID, writes []uint64, goneUntil time.Time) []byte {
-	b := make([]byte, headSize, headSize+binary.MaxVarintLen64+1+8*len(writes))
+func encodeRetired(id ID, writes []byte, goneUntil time.Time) []byte {
+	b := make([]byte, headSize, headSize+binary.MaxVarintLen64+1+len(writes))
 	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindRetired)
 	b = binary.AppendUvarint(b, uint64(max(0, goneUntil.UnixMilli())))
 	return checksummed(id, appendWrites(b, writes))
@@ -114,7 +122,7 @@ func decodeRecord(id ID, data []byte) (decoded, error) {
 	r := reader{rest: data[headSize:]}
 	switch d.kind {
 	case kindSealed:
-		d.nonce = binary.BigEndian.Uint64(r.take(8))
+		d.nonce = r.take(markSize)
 		copy(d.successor[:], r.take(len(d.successor)))
 		d.content.read(&r)
 	case kindLive:
@@ -147,7 +155,7 @@ func checksum(id ID, data []byte) uint64 {
 // size returns at least the number of bytes that append adds.
 func (c *content) size() int {
 	const number = binary.MaxVarintLen64
-	n := 9*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + 8*len(c.writes) + number
+	n := 9*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + 1 + len(c.writes) + number
 	for _, v := range c.values {
 		n += 2*5 + len(v.key) + len(v.data) // a length below 2³² takes 5 bytes at most
 	}
@@ -203,15 +211,15 @@ func (c *content) read(r *reader) {
 
 // remember adds a write to those that the record knows of. Older ones than keep need not stay: their writers
 // have given up by then.
-func (c *content) remember(write uint64, now int64, keep time.Duration) {
-	switch {
-	case now-c.saved > keep.Milliseconds():
-		c.writes = []uint64{write}
-	case len(c.writes) >= recentWrites:
-		c.writes = append(slices.Clone(c.writes[len(c.writes)-recentWrites+1:]), write)
-	default:
-		c.writes = append(slices.Clip(c.writes), write)
+func (c *content) remember(write []byte, now int64, keep time.Duration) {
+	earlier := c.writes
+	if now-c.saved > keep.Milliseconds() {
+		earlier = nil
 	}
+	if excess := len(earlier) - (recentWrites-1)*markSize; excess > 0 {
+		earlier = earlier[excess:]
+	}
+	c.writes = slices.Concat(earlier, write)
 }
 
 // find returns the position of the key among the values, or where it would be inserted.
@@ -253,12 +261,8 @@ func (c *content) delete(key string) {
 // empty reports whether there is nothing in it that would be worth a record.
 func (c *content) empty() bool { return len(c.values) == 0 && len(c.user) == 0 }
 
-func appendWrites(b []byte, writes []uint64) []byte {
-	b = append(b, byte(len(writes)))
-	for _, w := range writes {
-		b = binary.BigEndian.AppendUint64(b, w)
-	}
-	return b
+func appendWrites(b, writes []byte) []byte {
+	return append(append(b, byte(len(writes)/markSize)), writes...)
 }
 
 func appendBytes(b, s []byte) []byte {
@@ -322,15 +326,11 @@ func (r *reader) bytes() []byte {
 	return r.take(int(n))
 }
 
-func (r *reader) writes() []uint64 {
+func (r *reader) writes() []byte {
 	n := int(r.take(1)[0])
 	r.bad = r.bad || n > recentWrites
-	if n == 0 || r.bad {
+	if r.bad {
 		return nil
 	}
-	writes := make([]uint64, n, n+1) // one more is likely to come
-	for i := range writes {
-		writes[i] = binary.BigEndian.Uint64(r.take(8))
-	}
-	return writes
+	return r.take(n * markSize)
 }

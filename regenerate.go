@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -110,9 +109,8 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 
 // successor returns where a sealed record leads to.
 func (m *Manager) successor(l *link, d *decoded) (link, bool) {
-	nonce := binary.BigEndian.AppendUint64(nil, d.nonce)
 	for key := range m.signer.keys { // usually the one that verified the client's token
-		next := link{token: m.signer.successor((l.key+key)%len(m.signer.keys), &l.token, nonce)}
+		next := link{token: m.signer.successor((l.key+key)%len(m.signer.keys), &l.token, d.nonce)}
 		if next.id = next.token.id(); next.id == d.successor {
 			return next, true
 		}
@@ -127,7 +125,7 @@ func (m *Manager) createSuccessor(ctx context.Context, id ID, c *content) (Recor
 	if !rec.Live(time.Now()) {
 		return Record{}, ErrNotFound
 	}
-	if err := m.put(ctx, id, rec, c.writes[len(c.writes)-1]); err != nil {
+	if err := m.put(ctx, id, rec, c.writes[len(c.writes)-markSize:]); err != nil {
 		if conflict, ok := errors.AsType[*conflictError](err); ok {
 			return conflict.found, conflict.err
 		}
@@ -140,11 +138,11 @@ func (m *Manager) createSuccessor(ctx context.Context, id ID, c *content) (Recor
 // commitRenewal seals the record with the changes in it and creates its successor. s.mu is held.
 func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 	m, old := s.m, s.link
-	write := randomWrite()
+	write := newMark()
 	c := s.content
 	c.remember(write, now.UnixMilli(), m.rememberFor())
 	c.saved, c.issued = now.UnixMilli(), now.UnixMilli()
-	next := link{token: m.signer.successor(old.key, &old.token, binary.BigEndian.AppendUint64(nil, write))}
+	next := link{token: m.signer.successor(old.key, &old.token, write)}
 	next.id = next.token.id()
 	sealed := Record{
 		Version: old.version,
@@ -256,7 +254,7 @@ func (m *Manager) retire(ctx context.Context, l *link) error {
 	if stays.Before(goneUntil) {
 		stays = goneUntil
 	}
-	write := randomWrite()
+	write := newMark()
 	mark := Record{Version: l.version, cas: l.cas, Expires: stays}
 	// It remembers the writes before it, for a writer whose reply was lost.
 	var c content

@@ -47,8 +47,9 @@ type Session struct {
 
 // origin is what a session wants to know of the request that it belongs to.
 type origin interface {
-	// candidates yields the tokens of the request's cookies that pass the check, until yield returns false.
-	candidates(yield func(*candidate) bool)
+	// candidate sets l's token to that of the next of the request's cookies that passes the check, from the
+	// n-th on, and reports whether there was one.
+	candidate(n *int, l *link) bool
 	// client returns the address and the User-Agent that the request came from.
 	client() (addr, agent string)
 	// commit saves the session, with its cookie as long as the header has not left.
