@@ -241,8 +241,8 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		}
 		conflict, ok := errors.AsType[*conflictError](err)
 		if !ok {
-			if renew && !s.wants() && !errors.Is(err, ErrTooLarge) {
-				return nil // the store cannot save; that is no reason to fail a request that only reads
+			if renew && !s.wants() && s.link.id == id {
+				return nil // renewal has not begun: a store that cannot save is no reason to fail who only reads
 			}
 			return err
 		}
