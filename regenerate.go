@@ -63,14 +63,9 @@ func (s *Session) renewalDue(now time.Time) bool {
 	return s.m.renewEvery > 0 && now.UnixMilli()-s.content.issued >= s.m.renewEvery.Milliseconds()
 }
 
-// follow finds the live record that l leads to, over sealed ones, and brings l up to date. The result is of kind
-// kindLive, or kindRetired if the session ended a moment ago, or of no kind if there is none.
-func (m *Manager) follow(ctx context.Context, l *link) (decoded, error) {
-	rec, err := m.load(ctx, l.id)
-	return m.followFrom(ctx, l, rec, err)
-}
-
-// followFrom is follow for a record that was loaded already.
+// followFrom finds the live record that l leads to, over sealed ones, and brings l up to date. rec and err are
+// what loading the record under l.id gave. The result is of kind kindLive, or kindRetired if the session ended a
+// moment ago, or of no kind if there is none.
 func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error) (decoded, error) {
 	for range maxHops {
 		if errors.Is(err, ErrNotFound) {

@@ -1,0 +1,36 @@
+# make test        everything, as CI does it (installs what is missing on Debian as root)
+# make quickstart  the first example, on http://127.0.0.1:8080
+# make cover       the share of statements that tests reach
+# make fuzz        ten minutes for each fuzz test
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
+FUZZTIME    = 10m
+
+.PHONY: test install check cover fuzz quickstart
+
+test: install check
+	@for dir in $(MODULES); do \
+		echo "== go test -race ./... in $$dir" && \
+		(cd $$dir && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...) || exit 1; \
+	done
+
+install:
+	@sh internal/servertest/install.sh
+
+check:
+	@for dir in $(MODULES); do \
+		echo "== gofmt, go vet, staticcheck in $$dir" && \
+		(cd $$dir && unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; false; fi && go vet ./... && go run $(STATICCHECK) ./...) || exit 1; \
+	done
+
+cover:
+	SESSION_TEST_REQUIRE=1 go test -coverpkg=./... -coverprofile=coverage.out ./... && go tool cover -func=coverage.out | tail -1
+
+fuzz:
+	@for f in $$(grep -ho 'func Fuzz[A-Za-z]*' *_test.go | sed 's/func //'); do \
+		go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) . || exit 1; \
+	done
+
+quickstart:
+	go run ./examples/quickstart
