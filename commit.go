@@ -210,7 +210,7 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 	}()
 	if handed.Version > s.link.version {
 		// Another request of this process was just here, and left what it saved.
-		if d, err := decodeRecord(s.link.id, handed.Data); err == nil {
+		if d, err := s.m.decode(&s.link, handed.Data); err == nil {
 			s.link.version, s.link.cas, s.link.expires, s.link.data = handed.Version, 0, handed.Expires, handed.Data
 			if err := s.rebase(d.content); err != nil {
 				return err
@@ -298,8 +298,8 @@ func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, err
 	write := newMark()
 	c.remember(write, now.UnixMilli(), s.m.rememberFor())
 	c.saved = now.UnixMilli()
-	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: encodeLive(l.id, &c)}
-	if err := s.m.put(ctx, l.id, rec, write); err != nil {
+	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: s.m.encodeLive(l, &c)}
+	if err := s.m.put(ctx, l, rec, write); err != nil {
 		return Record{}, err
 	}
 	moved := !rec.Expires.Equal(l.expires)
@@ -395,7 +395,8 @@ func (e *conflictError) Unwrap() error { return ErrConflict }
 // put is Store.Save for a record that bears the mark of this write. Neither the store nor a client library that
 // sends again by itself can tell a conflict with another writer from one with this very save, whose reply was
 // lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
-func (m *Manager) put(ctx context.Context, id ID, rec Record, write []byte) error {
+func (m *Manager) put(ctx context.Context, l *link, rec Record, write []byte) error {
+	id := l.id
 	if len(rec.Data) > m.maxSize {
 		return tooLarge(len(rec.Data), m.maxSize)
 	}
@@ -411,7 +412,7 @@ func (m *Manager) put(ctx context.Context, id ID, rec Record, write []byte) erro
 			if bytes.Equal(found.Data, rec.Data) {
 				return nil
 			}
-			if d, err := decodeRecord(id, found.Data); err == nil && d.wrote(write) {
+			if d, err := m.decode(l, found.Data); err == nil && d.wrote(write) {
 				return nil
 			}
 		}

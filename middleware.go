@@ -24,6 +24,7 @@ type Manager struct {
 	touchEvery      time.Duration // 0: a tenth of the session's idle timeout
 	storeTimeout    time.Duration
 	maxSize         int
+	encrypt         bool
 	errorHandler    func(http.ResponseWriter, *http.Request, error)
 	logger          *slog.Logger
 	observer        func(context.Context, Event)

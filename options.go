@@ -51,6 +51,12 @@ type Options struct {
 	// 5 minutes. Never leaves it to DeleteExpired.
 	SweepInterval time.Duration
 
+	// EncryptAtRest encrypts what the store holds of a session with AES-256-GCM, under a key that is derived from
+	// the token in the client's cookie: a copy of the store, a backup of it, or its operator reads nothing
+	// without the cookie, and can exchange nothing. False stores values as they are. To switch it on logs
+	// everybody out, since nothing that is not encrypted is trusted any more; to switch it off does not.
+	EncryptAtRest bool
+
 	// ErrorHandler answers a request whose session could not be loaded or saved, in place of the handler,
 	// whose header and body are dropped. It must not use the session. Nil means a plain text answer: 409
 	// Conflict for ErrGone; 500 Internal Server Error for a fault of the program (ErrTooLarge, a value that
@@ -117,6 +123,7 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 		touchEvery:      duration("TouchInterval", opts.TouchInterval, 0, false),
 		storeTimeout:    duration("StoreTimeout", opts.StoreTimeout, 5*time.Second, false),
 		maxSize:         opts.MaxSize,
+		encrypt:         opts.EncryptAtRest,
 		errorHandler:    opts.ErrorHandler,
 		logger:          opts.Logger,
 		observer:        opts.Observer,

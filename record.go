@@ -24,7 +24,9 @@ import (
 const (
 	checksumSize = 8
 	headSize     = checksumSize + 2
-	recordFormat = 1
+
+	formatPlain     = 1
+	formatEncrypted = 2 // the payload is
 )
 
 // A recordKind tells what a record is for. It stays readable when everything else is encrypted.
@@ -87,49 +89,80 @@ func (d *decoded) wrote(write []byte) bool {
 	return false
 }
 
+// newData returns the beginning of a record's Data, with room for more.
+func newData(kind recordKind, room int) []byte {
+	b := make([]byte, headSize, headSize+room)
+	b[checksumSize], b[checksumSize+1] = formatPlain, byte(kind)
+	return b
+}
+
 // encodeLive returns the Data of a session's record.
-func encodeLive(id ID, c *content) []byte {
-	b := make([]byte, headSize, headSize+c.size())
-	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindLive)
-	return checksummed(id, c.append(b))
+func (m *Manager) encodeLive(l *link, c *content) []byte {
+	return m.finishData(l, newData(kindLive, c.size()+encryptionOverhead), c)
 }
 
 // encodeSealed returns the Data of a renewed session's former record.
-func encodeSealed(id ID, c *content, nonce []byte, successor ID) []byte {
-	b := make([]byte, headSize, headSize+markSize+len(successor)+c.size())
-	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindSealed)
+func (m *Manager) encodeSealed(l *link, c *content, nonce []byte, successor ID) []byte {
+	b := newData(kindSealed, markSize+len(successor)+c.size()+encryptionOverhead)
 	b = append(b, nonce...)
 	b = append(b, successor[:]...)
-	return checksummed(id, c.append(b))
+	return m.finishData(l, b, c)
+}
+
+// finishData adds the payload to what stays readable, and the checksum.
+func (m *Manager) finishData(l *link, b []byte, c *content) []byte {
+	if m.encrypt {
+		b[checksumSize] = formatEncrypted
+		b = encryptPayload(b, l, c)
+	} else {
+		b = c.append(b)
+	}
+	return checksummed(l.id, b)
 }
 
 // encodeRetired returns the Data of an ended session's record.
 func encodeRetired(id ID, writes []byte, goneUntil time.Time) []byte {
-	b := make([]byte, headSize, headSize+binary.MaxVarintLen64+1+len(writes))
-	b[checksumSize], b[checksumSize+1] = recordFormat, byte(kindRetired)
+	b := newData(kindRetired, binary.MaxVarintLen64+1+len(writes))
 	b = binary.AppendUvarint(b, uint64(max(0, goneUntil.UnixMilli())))
 	return checksummed(id, appendWrites(b, writes))
 }
 
-// decodeRecord takes Data apart. The result refers to data and never copies it.
-func decodeRecord(id ID, data []byte) (decoded, error) {
+// decode takes the Data of l's record apart. The result refers to data and never copies it. Without l's token,
+// encrypted content stays empty.
+func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	var d decoded
-	if len(data) < headSize || binary.BigEndian.Uint64(data) != checksum(id, data[checksumSize:]) ||
-		data[checksumSize] != recordFormat {
+	if len(data) < headSize || binary.BigEndian.Uint64(data) != checksum(l.id, data[checksumSize:]) {
+		return d, errDamaged
+	}
+	format := data[checksumSize]
+	if format != formatPlain && format != formatEncrypted {
 		return d, errDamaged
 	}
 	d.kind = recordKind(data[checksumSize+1])
 	r := reader{rest: data[headSize:]}
 	switch d.kind {
-	case kindSealed:
-		d.nonce = r.take(markSize)
-		copy(d.successor[:], r.take(len(d.successor)))
-		d.content.read(&r)
-	case kindLive:
-		d.content.read(&r)
 	case kindRetired:
 		d.goneUntil = r.time()
 		d.content.writes = r.writes()
+	case kindSealed:
+		d.nonce = r.take(markSize)
+		copy(d.successor[:], r.take(len(d.successor)))
+		fallthrough
+	case kindLive:
+		switch {
+		case format == formatPlain && m.encrypt:
+			// Whoever can write to the store could have put it there.
+			return decoded{}, errDamaged
+		case format == formatEncrypted:
+			clear := data[:len(data)-len(r.rest)]
+			if r.rest = decryptPayload(clear, r.rest, l); r.rest == nil {
+				if l.token != (token{}) {
+					return decoded{}, errDamaged
+				}
+				return d, nil
+			}
+		}
+		d.content.read(&r)
 	default:
 		return d, errDamaged
 	}

@@ -74,7 +74,7 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 		if err != nil {
 			return decoded{}, err
 		}
-		d, err2 := decodeRecord(l.id, rec.Data)
+		d, err2 := m.decode(l, rec.Data)
 		if err2 != nil {
 			m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err2})
 			return decoded{}, nil
@@ -96,7 +96,7 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 		*l = next
 		rec, err = m.load(ctx, l.id)
 		if errors.Is(err, ErrNotFound) {
-			rec, err = m.createSuccessor(ctx, l.id, &d.content)
+			rec, err = m.createSuccessor(ctx, l, &d.content)
 		}
 	}
 	return decoded{}, fmt.Errorf("session: more than %d renewals lead on from one ID", maxHops)
@@ -115,12 +115,12 @@ func (m *Manager) successor(l *link, d *decoded) (link, bool) {
 
 // createSuccessor stores the record that a sealed one leads to, if nobody else did so first, and returns what is
 // there then. All who follow the same seal store the same.
-func (m *Manager) createSuccessor(ctx context.Context, id ID, c *content) (Record, error) {
-	rec := Record{Expires: m.expiry(c, time.UnixMilli(c.saved)), Data: encodeLive(id, c)}
+func (m *Manager) createSuccessor(ctx context.Context, l *link, c *content) (Record, error) {
+	rec := Record{Expires: m.expiry(c, time.UnixMilli(c.saved)), Data: m.encodeLive(l, c)}
 	if !rec.Live(time.Now()) {
 		return Record{}, ErrNotFound
 	}
-	if err := m.put(ctx, id, rec, c.writes[len(c.writes)-markSize:]); err != nil {
+	if err := m.put(ctx, l, rec, c.writes[len(c.writes)-markSize:]); err != nil {
 		if conflict, ok := errors.AsType[*conflictError](err); ok {
 			return conflict.found, conflict.err
 		}
@@ -143,14 +143,14 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 		Version: old.version,
 		cas:     old.cas,
 		Expires: earlier(now.Add(m.renewGrace), m.expiry(&c, now)),
-		Data:    encodeSealed(old.id, &c, write, next.id),
+		Data:    m.encodeSealed(&old, &c, write, next.id),
 	}
-	if err := m.put(ctx, old.id, sealed, write); err != nil {
+	if err := m.put(ctx, &old, sealed, write); err != nil {
 		return err
 	}
 	s.content, s.changes = c, nil // whatever comes now, they are saved
 	s.link = next
-	found, err := m.createSuccessor(ctx, next.id, &c)
+	found, err := m.createSuccessor(ctx, &s.link, &c)
 	if err != nil {
 		return err
 	}
@@ -253,12 +253,12 @@ func (m *Manager) retire(ctx context.Context, l *link) error {
 	mark := Record{Version: l.version, cas: l.cas, Expires: stays}
 	// It remembers the writes before it, for a writer whose reply was lost.
 	var c content
-	if d, err := decodeRecord(l.id, l.data); err == nil {
+	if d, err := m.decode(l, l.data); err == nil {
 		c = d.content
 	}
 	c.remember(write, now.UnixMilli(), m.rememberFor())
 	mark.Data = encodeRetired(l.id, c.writes, goneUntil)
-	return m.put(ctx, l.id, mark, write)
+	return m.put(ctx, l, mark, write)
 }
 
 // earlier returns the earlier of two times, of which the second may be zero for never.

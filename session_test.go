@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,8 +34,19 @@ func newVisitor(t *testing.T, store session.Store, opts *session.Options) *visit
 	return &visitor{t: t, m: newManager(t, store, opts)}
 }
 
+// encrypted makes the tests run with Options.EncryptAtRest.
+var encrypted = os.Getenv("SESSION_TEST_ENCRYPTED") != ""
+
 func newManager(t *testing.T, store session.Store, opts *session.Options) *session.Manager {
 	t.Helper()
+	if opts == nil {
+		opts = new(session.Options)
+	}
+	if encrypted {
+		o := *opts
+		o.EncryptAtRest = true
+		opts = &o
+	}
 	m, err := session.New(store, bytes.Repeat([]byte("s"), 32), opts)
 	if err != nil {
 		t.Fatal(err)
