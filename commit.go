@@ -41,14 +41,21 @@ func (s *Session) load() {
 			s.fail(err)
 			return
 		case found.kind == kindLive:
+			if !bytes.Equal(found.content.binding, s.origin.binding()) {
+				// It may be the owner's, so it stays as it is, and so does the client's cookie.
+				s.m.observe(ctx, Event{Kind: EventBinding, ID: s.link.id})
+				continue
+			}
 			s.state = live
 			s.content = found.content
+			s.lockImplicitly()
 			return
 		}
 		s.stale = true
 		ended = ended || found.kind == kindRetired
 		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id})
 	}
+	s.todo = 0
 	s.state = fresh
 	if ended {
 		s.state = gone
@@ -120,7 +127,13 @@ func (s *Session) commit(parent context.Context, late bool) (cookieAction, error
 	}
 	ctx := newStoreContext(parent, s.m.storeTimeout)
 	defer ctx.cancel()
-	err := s.retireEnded(ctx)
+	var err error
+	if s.held != nil {
+		err = s.held.check(ctx, false)
+	}
+	if err == nil {
+		err = s.retireEnded(ctx)
+	}
 	if err == nil {
 		switch s.state {
 		case fresh:
@@ -162,7 +175,7 @@ func (s *Session) idleAt(now time.Time) bool {
 // commitFresh stores a session for the first time, if there is anything to store.
 func (s *Session) commitFresh(ctx context.Context, late bool) error {
 	s.todo &^= regenerate // a new session gets a new ID anyway
-	if s.content.empty() {
+	if s.content.empty() || s.m.off {
 		return nil
 	}
 	if late {
@@ -170,12 +183,20 @@ func (s *Session) commitFresh(ctx context.Context, late bool) error {
 	}
 	addr, agent := s.origin.client()
 	s.content.remoteAddr, s.content.userAgent = []byte(addr), []byte(agent)
-	rand.Read(s.content.lineage[:])
+	s.content.binding = s.origin.binding()
+	if s.content.lineage == (lineage{}) {
+		rand.Read(s.content.lineage[:])
+	}
 	s.link = link{token: newToken()}
 	s.link.id = s.link.token.id()
 	now := time.Now()
 	s.content.issued = now.UnixMilli()
 	if _, err := s.save(ctx, &s.link, now); err != nil {
+		return err
+	}
+	if err := s.m.announce(ctx, &s.content, true, s.link.id); err != nil {
+		s.next = s.link
+		s.dropNext(ctx)
 		return err
 	}
 	s.state = live
@@ -241,10 +262,19 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		}
 		conflict, ok := errors.AsType[*conflictError](err)
 		if !ok {
+			if errors.Is(err, ErrGone) { // the index says that the session is to end
+				s.state = gone
+				return s.m.end(ctx, &s.link)
+			}
 			if renew && !s.wants() && s.link.id == id {
 				return nil // renewal has not begun: a store that cannot save is no reason to fail who only reads
 			}
 			return err
+		}
+		if s.held != nil {
+			if err := s.held.check(ctx, true); err != nil {
+				return err
+			}
 		}
 		if try >= maxTries {
 			return err
@@ -318,17 +348,25 @@ func (s *Session) touchDue(now time.Time) bool {
 	return now.Sub(s.lastUsed()) >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
 }
 
-// lastUsed derives the time of the last use from the expiry that it led to: a Touch moves nothing else.
+// lastUsed returns when the session was last used before this request. s.mu is held.
 func (s *Session) lastUsed() time.Time {
-	used := time.UnixMilli(s.content.saved)
-	idle := s.m.idle(&s.content)
-	if s.state != live || idle <= 0 || s.link.expires.IsZero() {
+	if s.state != live {
+		return time.UnixMilli(s.content.saved)
+	}
+	return s.m.lastUsed(&s.content, s.link.expires)
+}
+
+// lastUsed derives the time of the last use from the expiry that it led to: a Touch moves nothing else.
+func (m *Manager) lastUsed(c *content, expires time.Time) time.Time {
+	used := time.UnixMilli(c.saved)
+	idle := m.idle(c)
+	if idle <= 0 || expires.IsZero() {
 		return used
 	}
-	if limit := s.m.absoluteLimit(&s.content); !limit.IsZero() && !s.link.expires.Before(limit) {
+	if limit := m.absoluteLimit(c); !limit.IsZero() && !expires.Before(limit) {
 		return used
 	}
-	if at := s.link.expires.Add(-idle); at.After(used) {
+	if at := expires.Add(-idle); at.After(used) {
 		return at
 	}
 	return used

@@ -34,18 +34,19 @@ type EventKind string
 
 // What can happen.
 const (
-	EventCreated       EventKind = "created"        // a session was stored for the first time
-	EventRenewed       EventKind = "renewed"        // its ID was changed periodically
-	EventRegenerated   EventKind = "regenerated"    // its ID was changed on demand
-	EventEnded         EventKind = "ended"          // it was destroyed, see Reason
-	EventUnknown       EventKind = "unknown"        // a genuine cookie leads to no live session: it expired or was ended
-	EventCookieRefused EventKind = "cookie refused" // a cookie failed the check
-	EventStaleWrite    EventKind = "stale write"    // a change was refused, the session had ended meanwhile
-	EventConflict      EventKind = "conflict"       // a save had to be repeated, see Count
-	EventUndecodable   EventKind = "undecodable"    // the value under Key does not decode as the type asked for
-	EventDamaged       EventKind = "damaged"        // the bytes under ID are no session's; they read as absent
-	EventLost          EventKind = "lost"           // something was not saved and no response could say so, see Err
-	EventStore         EventKind = "store"          // the store was called
+	EventCreated       EventKind = "created"          // a session was stored for the first time
+	EventRenewed       EventKind = "renewed"          // its ID was changed periodically
+	EventRegenerated   EventKind = "regenerated"      // its ID was changed on demand
+	EventEnded         EventKind = "ended"            // it was destroyed, see Reason
+	EventUnknown       EventKind = "unknown"          // a genuine cookie leads to no live session: it expired or was ended
+	EventCookieRefused EventKind = "cookie refused"   // a cookie failed the check
+	EventBinding       EventKind = "binding mismatch" // a session was not given out, the request is not like its owner's
+	EventStaleWrite    EventKind = "stale write"      // a change was refused, the session had ended meanwhile
+	EventConflict      EventKind = "conflict"         // a save had to be repeated, see Count
+	EventUndecodable   EventKind = "undecodable"      // the value under Key does not decode as the type asked for
+	EventDamaged       EventKind = "damaged"          // the bytes under ID are no session's; they read as absent
+	EventLost          EventKind = "lost"             // something was not saved and no response could say so, see Err
+	EventStore         EventKind = "store"            // the store was called
 )
 
 // LogValue returns the fields that are set, as a group.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/cipher"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -25,6 +26,15 @@ type Manager struct {
 	storeTimeout    time.Duration
 	maxSize         int
 	encrypt         bool
+	indexCiphers    []cipher.AEAD // one a secret
+	namespace       string
+	maxPerUser      int
+	refuseNew       bool
+	bind            func(*http.Request) string
+	off             bool // the store is a NullStore
+	locking         bool
+	lockLease       time.Duration
+	lockWait        time.Duration
 	errorHandler    func(http.ResponseWriter, *http.Request, error)
 	logger          *slog.Logger
 	observer        func(context.Context, Event)
@@ -62,6 +72,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			if !returned {
 				x.abort()
 			}
+			x.session.unlock(x.Context)
 		}()
 		next.ServeHTTP(x.writer(), r.WithContext(x))
 		returned = true
@@ -150,6 +161,13 @@ func (x *exchange) client() (addr, agent string) {
 	}
 	agent = x.r.UserAgent()
 	return addr, agent[:min(len(agent), maxUserAgent)]
+}
+
+func (x *exchange) binding() []byte {
+	if x.m.bind == nil {
+		return nil
+	}
+	return hashBinding(x.m.bind(x.r))
 }
 
 // commit is Session.Save: a commit whose failure is the caller's to handle, and the response's too.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,9 +58,35 @@ type Options struct {
 	// everybody out, since nothing that is not encrypted is trusted any more; to switch it off does not.
 	EncryptAtRest bool
 
+	// MaxSessionsPerUser limits how many sessions a user can have at the same time, see Session.SetUser; 0 means
+	// no limit. At a login beyond it the user's oldest session ends, or, with RefuseNewSessions, the login gets
+	// ErrTooManySessions.
+	MaxSessionsPerUser int
+	RefuseNewSessions  bool
+
+	// Bind computes from a request what a session is bound to when it is created: a request for which it computes
+	// something else gets a new session instead, and the owner's stays as it is. Nil binds to nothing. See
+	// BindUserAgent, BindNetwork and BindAll.
+	Bind func(*http.Request) string
+
+	// Locking locks each session when it is first used, until its request has ended, so that requests of one
+	// session run one after the other, see Session.Lock. False leaves locking to Session.Lock; most
+	// applications need neither.
+	Locking bool
+	// LockLease is how long a lock holds when its process stands still or dies; a living one prolongs it. 0 means
+	// 30 seconds.
+	LockLease time.Duration
+	// LockWait is how long a request waits for a lock; 0 means 10 seconds.
+	LockWait time.Duration
+
+	// Namespace keeps the records that belong to no session (the sessions of a user, locks) apart from those of
+	// other managers on the same store; empty means the cookie's name. Managers with the same namespace see the
+	// same users.
+	Namespace string
+
 	// ErrorHandler answers a request whose session could not be loaded or saved, in place of the handler,
 	// whose header and body are dropped. It must not use the session. Nil means a plain text answer: 409
-	// Conflict for ErrGone; 500 Internal Server Error for a fault of the program (ErrTooLarge, a value that
+	// Conflict for ErrGone and ErrLockLost; 403 Forbidden for ErrTooManySessions; 500 Internal Server Error for a fault of the program (ErrTooLarge, a value that
 	// cannot be encoded); 503 Service Unavailable for a fault of the store.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 	// Logger is told of what went wrong and no response could say; nil means slog.Default().
@@ -124,12 +151,26 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 		storeTimeout:    duration("StoreTimeout", opts.StoreTimeout, 5*time.Second, false),
 		maxSize:         opts.MaxSize,
 		encrypt:         opts.EncryptAtRest,
+		maxPerUser:      opts.MaxSessionsPerUser,
+		refuseNew:       opts.RefuseNewSessions,
+		bind:            opts.Bind,
+		locking:         opts.Locking,
+		lockLease:       duration("LockLease", opts.LockLease, 30*time.Second, false),
+		lockWait:        duration("LockWait", opts.LockWait, 10*time.Second, false),
+		namespace:       cmp.Or(opts.Namespace, cookie.Name),
 		errorHandler:    opts.ErrorHandler,
 		logger:          opts.Logger,
 		observer:        opts.Observer,
 		clientAddr:      opts.ClientAddr,
 	}
 	sweepEvery := duration("SweepInterval", opts.SweepInterval, 5*time.Minute, true)
+	for _, s := range append([][]byte{secret}, opts.PreviousSecrets...) {
+		m.indexCiphers = append(m.indexCiphers, payloadCipher(s))
+	}
+	_, m.off = store.(NullStore)
+	if m.maxPerUser < 0 {
+		fault("Options.MaxSessionsPerUser is negative")
+	}
 	if m.maxSize < 0 {
 		fault("Options.MaxSize is negative")
 	}
@@ -166,12 +207,14 @@ func connectionAddr(r *http.Request) netip.Addr {
 func (m *Manager) answerError(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusServiceUnavailable
 	switch {
-	case errors.Is(err, ErrGone):
+	case errors.Is(err, ErrGone), errors.Is(err, ErrLockLost):
 		status = http.StatusConflict
+	case errors.Is(err, ErrTooManySessions):
+		status = http.StatusForbidden
 	case errors.Is(err, ErrTooLarge), errors.Is(err, errProgram):
 		status = http.StatusInternalServerError
 	}
-	if status != http.StatusConflict {
+	if status >= 500 {
 		m.logger.ErrorContext(r.Context(), "session: request failed", "status", status, "err", err)
 	}
 	w.Header().Set("Cache-Control", "no-store")

@@ -36,6 +36,8 @@ const (
 	kindLive    recordKind = 'L' // a session
 	kindSealed  recordKind = 'S' // a session that was renewed: its final content, and where it went on
 	kindRetired recordKind = 'R' // the mark of an ID that was destroyed or regenerated
+	kindIndex   recordKind = 'I' // the sessions of a user
+	kindLock    recordKind = 'K' // who works on a session exclusively
 )
 
 // errDamaged means that the bytes under an ID are not a record that this package wrote there.
@@ -50,16 +52,17 @@ const markSize = 8
 
 // content is what a session keeps in its record.
 type content struct {
-	created       int64    // Unix milliseconds, as all times here
-	saved         int64    // last write; a Touch moves the record's expiry only
-	issued        int64    // when the ID was issued, for renewal
-	authenticated int64    // last SetUser; 0 for never
-	idle          int64    // idle timeout in milliseconds: 0 for the manager's, negative for never
-	persistent    byte     // a persistence
-	lineage       [16]byte // names the session as long as it lives, whatever its ID
+	created       int64 // Unix milliseconds, as all times here
+	saved         int64 // last write; a Touch moves the record's expiry only
+	issued        int64 // when the ID was issued, for renewal
+	authenticated int64 // last SetUser; 0 for never
+	idle          int64 // idle timeout in milliseconds: 0 for the manager's, negative for never
+	persistent    byte  // a persistence
+	lineage       lineage
 	remoteAddr    []byte
 	userAgent     []byte
 	user          []byte
+	binding       []byte  // hash of what Options.Bind computed, empty for none
 	writes        []byte  // marks of the most recent writes, newest last, markSize bytes each
 	values        []value // in ascending order of their keys
 }
@@ -76,6 +79,7 @@ type decoded struct {
 	content   content // of a live or sealed record; of a retired one, the writes alone
 	nonce     []byte  // of a sealed record: the mark of the write that made it so
 	successor ID      // of a sealed record
+	payload   []byte  // of an index or lock record
 	goneUntil int64   // of a retired record: until then it answers as gone, later as unknown
 }
 
@@ -144,6 +148,12 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	case kindRetired:
 		d.goneUntil = r.time()
 		d.content.writes = r.writes()
+	case kindIndex, kindLock:
+		d.content.writes = r.writes()
+		if format == formatPlain && m.encrypt && d.kind == kindIndex {
+			return decoded{}, errDamaged
+		}
+		d.payload, r.rest = r.rest, nil
 	case kindSealed:
 		d.nonce = r.take(markSize)
 		copy(d.successor[:], r.take(len(d.successor)))
@@ -188,7 +198,7 @@ func checksum(id ID, data []byte) uint64 {
 // size returns at least the number of bytes that append adds.
 func (c *content) size() int {
 	const number = binary.MaxVarintLen64
-	n := 9*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + 1 + len(c.writes) + number
+	n := 10*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + len(c.binding) + 1 + len(c.writes) + number
 	for _, v := range c.values {
 		n += 2*5 + len(v.key) + len(v.data) // a length below 2³² takes 5 bytes at most
 	}
@@ -196,15 +206,14 @@ func (c *content) size() int {
 }
 
 func (c *content) append(b []byte) []byte {
-	for _, t := range [...]int64{c.created, c.saved, c.issued, c.authenticated} {
-		b = binary.AppendUvarint(b, uint64(t))
-	}
+	b = appendNumbers(b, uint64(c.created), uint64(c.saved), uint64(c.issued), uint64(c.authenticated))
 	b = binary.AppendVarint(b, c.idle)
 	b = append(b, c.persistent)
 	b = append(b, c.lineage[:]...)
 	b = appendBytes(b, c.remoteAddr)
 	b = appendBytes(b, c.userAgent)
 	b = appendBytes(b, c.user)
+	b = appendBytes(b, c.binding)
 	b = appendWrites(b, c.writes)
 	b = binary.AppendUvarint(b, uint64(len(c.values)))
 	for _, v := range c.values {
@@ -219,7 +228,7 @@ func (c *content) read(r *reader) {
 	c.idle = r.varint()
 	c.persistent = r.take(1)[0]
 	copy(c.lineage[:], r.take(len(c.lineage)))
-	c.remoteAddr, c.userAgent, c.user = r.bytes(), r.bytes(), r.bytes()
+	c.remoteAddr, c.userAgent, c.user, c.binding = r.bytes(), r.bytes(), r.bytes(), r.bytes()
 	c.writes = r.writes()
 	r.bad = r.bad || c.persistent > byte(lastPersistence)
 	count := r.uvarint()
@@ -293,6 +302,13 @@ func (c *content) delete(key string) {
 
 // empty reports whether there is nothing in it that would be worth a record.
 func (c *content) empty() bool { return len(c.values) == 0 && len(c.user) == 0 }
+
+func appendNumbers(b []byte, numbers ...uint64) []byte {
+	for _, n := range numbers {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
+}
 
 func appendWrites(b, writes []byte) []byte {
 	return append(append(b, byte(len(writes)/markSize)), writes...)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -145,6 +146,9 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 		Expires: earlier(now.Add(m.renewGrace), m.expiry(&c, now)),
 		Data:    m.encodeSealed(&old, &c, write, next.id),
 	}
+	if err := m.announce(ctx, &c, false, old.id, next.id); err != nil {
+		return err
+	}
 	if err := m.put(ctx, &old, sealed, write); err != nil {
 		return err
 	}
@@ -174,8 +178,23 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 		}
 		return err
 	}
+	before, err := s.m.decode(&s.link, s.link.data)
+	if err != nil {
+		return err
+	}
+	sameUser := bytes.Equal(before.content.user, s.content.user) && before.content.lineage == s.content.lineage
+	ids := []ID{s.next.id}
+	if sameUser {
+		ids = []ID{s.link.id, s.next.id}
+	}
+	if err := s.m.announce(ctx, &s.content, !sameUser, ids...); err != nil {
+		return err
+	}
 	if err := s.m.retire(ctx, &s.link); err != nil {
 		return err
+	}
+	if !sameUser {
+		s.m.forget(ctx, &before.content)
 	}
 	old := s.link
 	s.link, s.next = s.next, link{}
@@ -214,6 +233,9 @@ func (s *Session) retireEnded(ctx context.Context) error {
 			return err
 		}
 		s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
+		if d, err := s.m.decode(&s.ended[0], s.ended[0].data); err == nil {
+			s.m.forget(ctx, &d.content)
+		}
 		s.ended = s.ended[1:]
 	}
 	return nil

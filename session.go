@@ -33,16 +33,17 @@ type Session struct {
 
 	mu      sync.Mutex
 	state   state
-	link    link     // the record, while there is one
-	content content  // what the handler sees: the record's, with changes applied
-	changes []change // what the handler did since the last commit, in order
-	next    link     // the record that a regeneration under way has stored
-	ended   []link   // records of sessions that the handler destroyed
-	todo    todo     // beyond changes
-	stale   bool     // the client sent an ID that the store does not know
-	renamed bool     // the ID was regenerated in this request
-	used    bool     // the response depends on it
-	err     error    // sticky
+	link    link      // the record, while there is one
+	content content   // what the handler sees: the record's, with changes applied
+	changes []change  // what the handler did since the last commit, in order
+	next    link      // the record that a regeneration under way has stored
+	held    *heldLock // the lock, while the request has the session for itself
+	ended   []link    // records of sessions that the handler destroyed
+	todo    todo      // beyond changes
+	stale   bool      // the client sent an ID that the store does not know
+	renamed bool      // the ID was regenerated in this request
+	used    bool      // the response depends on it
+	err     error     // sticky
 }
 
 // origin is what a session wants to know of the request that it belongs to.
@@ -52,6 +53,8 @@ type origin interface {
 	candidate(n *int, l *link) bool
 	// client returns the address and the User-Agent that the request came from.
 	client() (addr, agent string)
+	// binding returns the hash of what Options.Bind computes for the request, nil without one.
+	binding() []byte
 	// commit saves the session, with its cookie as long as the header has not left.
 	commit(ctx context.Context) error
 	// context returns the request's context.
@@ -480,6 +483,14 @@ func (s *Session) SetIdleTimeout(d time.Duration) {
 	}
 	s.todo |= sendCookie
 	s.change(change{kind: changeMeta, key: "idle", meta: func(c *content) { c.idle = idle }})
+}
+
+// Remember keeps the client logged in for that long after the last use, over the end of the browser: it is
+// SetPersistent(true) and SetIdleTimeout(d). Options.AbsoluteTimeout is the limit, so it has to be as long as the
+// longest that an application wants to remember anybody.
+func (s *Session) Remember(d time.Duration) {
+	s.SetPersistent(true)
+	s.SetIdleTimeout(d)
 }
 
 // String describes the session for a person who looks for a fault: its ID, times and keys, and no value.

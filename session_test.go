@@ -34,15 +34,12 @@ func newVisitor(t *testing.T, store session.Store, opts *session.Options) *visit
 	return &visitor{t: t, m: newManager(t, store, opts)}
 }
 
-// encrypted makes the tests run with Options.EncryptAtRest.
-var encrypted = os.Getenv("SESSION_TEST_ENCRYPTED") != ""
-
 func newManager(t *testing.T, store session.Store, opts *session.Options) *session.Manager {
 	t.Helper()
 	if opts == nil {
 		opts = new(session.Options)
 	}
-	if encrypted {
+	if os.Getenv("SESSION_TEST_ENCRYPTED") != "" { // all tests, once more
 		o := *opts
 		o.EncryptAtRest = true
 		opts = &o

@@ -107,6 +107,15 @@ var (
 	// ErrHeaderSent means that a change came too late: it needs a cookie (a new session, a new ID, the end of
 	// a session), and the response's header had left.
 	ErrHeaderSent = errors.New("session: the response header has left, a cookie can no longer be set")
+	// ErrLocked means that another request kept the session locked for longer than Options.LockWait. The default
+	// error handler answers 503 Service Unavailable.
+	ErrLocked = errors.New("session: locked by another request")
+	// ErrLockLost means that the request stood still for longer than Options.LockLease, so that another one may
+	// have worked on the session meanwhile. Nothing was saved. The default error handler answers 409 Conflict.
+	ErrLockLost = errors.New("session: the lock was lost")
+	// ErrTooManySessions means that Options.MaxSessionsPerUser and RefuseNewSessions keep a user from logging in
+	// once more. The default error handler answers 403 Forbidden.
+	ErrTooManySessions = errors.New("session: the user has too many sessions")
 )
 
 // A Toucher is a Store that can move the expiry of a record without writing its data.

@@ -1,0 +1,263 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Locks are for handlers that read, think, and write back what depends on what they read. Most do not need one:
+// parallel changes are merged, and Key.Update is atomic.
+//
+// A lock is a record that names its holder and the end of its lease. It is taken, prolonged and released by
+// compare-and-swap. Who takes over a lock whose lease ran out saves the session once before anything else: a
+// holder that was paused and wakes up then conflicts, looks at the lock, and learns that it lost it.
+
+// Lock waits until no other request works on the session under a lock, at most for Options.LockWait or until ctx is
+// done, and then sees to it that none does until this request has ended, also by a panic. What others saved
+// meanwhile is loaded. Requests of the same process take turns in the order in which they asked. Calling Lock again
+// does nothing, and so does locking a session that the store does not know yet, which no other request can have.
+//
+// It returns ErrLocked if the wait was in vain, ErrGone if the session has ended, or the store's error, and Err
+// returns the same from then on. If the lock is lost on the way, because this process stood still for longer than
+// Options.LockLease, the commit fails with ErrLockLost.
+//
+// A lock keeps out those who ask for it. Others still read and change the session.
+func (s *Session) Lock(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.err == nil && s.state == gone {
+		s.fail(ErrGone)
+	}
+	if s.err != nil || s.state != live || s.held != nil {
+		return s.err
+	}
+	if err := s.takeLock(ctx); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// lockImplicitly locks the session that was just loaded, if Options.Locking asks for it. s.mu is held.
+func (s *Session) lockImplicitly() {
+	if !s.m.locking {
+		return
+	}
+	switch err := s.takeLock(s.origin.context()); {
+	case s.state == gone: // it ended while this request waited
+		s.begin()
+	case err != nil:
+		s.fail(err)
+	}
+}
+
+// A heldLock is one that this request has taken.
+type heldLock struct {
+	m      *Manager
+	holder []byte
+	leave  func()
+
+	mu    sync.Mutex
+	link  link
+	until time.Time // end of the lease
+	lost  bool
+	timer *time.Timer // for the next extension
+}
+
+// takeLock locks the session and looks at it again. s.mu is held.
+func (s *Session) takeLock(parent context.Context) error {
+	m := s.m
+	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
+	defer cancel()
+	id := sha256.Sum256([]byte(strings.Join([]string{"session lock", m.namespace, string(s.content.lineage[:])}, "\x00")))
+	if _, err := m.queues.enter(wait, id); err != nil {
+		return lockError(wait, err)
+	}
+	held := &heldLock{m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, Record{}) }}
+	stolen, err := held.take(wait)
+	if err != nil {
+		held.leave()
+		return lockError(wait, err)
+	}
+	s.held = held
+	held.timer = time.AfterFunc(m.lockLease/3, held.extend)
+
+	for try := 1; ; try++ {
+		if err := s.reload(parent); err != nil {
+			return err
+		}
+		if s.state == gone {
+			return ErrGone
+		}
+		if !stolen {
+			return nil
+		}
+		// Should the one before wake up, it must find the session changed.
+		ctx := newStoreContext(parent, m.storeTimeout)
+		undone := s.content
+		decoded, err := m.decode(&s.link, s.link.data)
+		if err == nil {
+			s.content = decoded.content // not with the changes that are still to be committed
+			_, err = s.save(ctx, &s.link, time.Now())
+			saved := s.content.saved
+			writes := s.content.writes
+			s.content = undone
+			s.content.saved, s.content.writes = saved, writes
+		}
+		ctx.cancel()
+		if err == nil || !errors.Is(err, ErrConflict) || try >= maxTries {
+			return err
+		}
+	}
+}
+
+// lockError tells a wait that was too long from a store that failed.
+func lockError(wait context.Context, err error) error {
+	if wait.Err() != nil {
+		return fmt.Errorf("session: waiting for the lock: %w", context.Cause(wait))
+	}
+	return err
+}
+
+// take waits until the lock is free and takes it. It reports whether it was taken over from a holder whose lease
+// ran out.
+func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
+	ctx := newStoreContext(wait, h.m.lockWait+h.m.storeTimeout)
+	defer ctx.cancel()
+	rec, err := h.m.load(ctx, h.link.id)
+	for try := 1; ; try++ {
+		var holder []byte
+		var until time.Time
+		switch {
+		case errors.Is(err, ErrNotFound):
+			h.link = link{id: h.link.id}
+		case err != nil:
+			return false, err
+		default:
+			h.link.version, h.link.cas = rec.Version, rec.cas
+			holder, until = h.m.decodeLock(&h.link, rec.Data)
+		}
+		if now := time.Now(); !now.Before(until) {
+			err := h.save(ctx, now.Add(h.m.lockLease))
+			if err == nil {
+				return holder != nil, nil
+			}
+			if !errors.Is(err, ErrConflict) {
+				return false, err
+			}
+		}
+		if !pause(wait, try+2) {
+			return false, wait.Err()
+		}
+		rec, err = h.m.load(ctx, h.link.id)
+	}
+}
+
+// save stores the lock with another end of the lease; the zero time releases it.
+func (h *heldLock) save(ctx context.Context, until time.Time) error {
+	now := time.Now()
+	write := newMark()
+	c := content{saved: now.UnixMilli()}
+	c.remember(write, now.UnixMilli(), h.m.rememberFor())
+	var payload []byte
+	if !until.IsZero() {
+		payload = appendNumbers(append(payload, h.holder...), uint64(until.UnixMilli()))
+	}
+	b := appendWrites(newData(kindLock, 1+markSize+len(payload)), c.writes)
+	rec := Record{
+		Version: h.link.version,
+		cas:     h.link.cas,
+		Data:    checksummed(h.link.id, append(b, payload...)),
+		// It stays for a while after its use, so that a late holder meets versions that have moved on.
+		Expires: now.Add(h.m.lockLease + time.Hour),
+	}
+	if err := h.m.put(ctx, &h.link, rec, write); err != nil {
+		return err
+	}
+	h.link.version++
+	h.link.cas = 0
+	h.until = until
+	return nil
+}
+
+// decodeLock returns who holds the lock and until when, nothing if it is free.
+func (m *Manager) decodeLock(l *link, data []byte) ([]byte, time.Time) {
+	d, err := m.decode(l, data)
+	if err != nil || d.kind != kindLock || len(d.payload) == 0 {
+		return nil, time.Time{}
+	}
+	r := reader{rest: d.payload}
+	holder, until := r.take(markSize), r.time()
+	if r.bad {
+		return nil, time.Time{}
+	}
+	return holder, time.UnixMilli(until)
+}
+
+// extend prolongs the lease while the request runs.
+func (h *heldLock) extend() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lost || h.timer == nil {
+		return
+	}
+	ctx := newStoreContext(context.Background(), min(h.m.storeTimeout, h.m.lockLease/3))
+	defer ctx.cancel()
+	if err := h.save(ctx, time.Now().Add(h.m.lockLease)); errors.Is(err, ErrConflict) {
+		h.lost = true
+		return
+	} // after any other error, the next try may still be in time
+	h.timer.Reset(h.m.lockLease / 3)
+}
+
+// check returns ErrLockLost unless the lock is still held. With look, it asks the store.
+func (h *heldLock) check(ctx context.Context, look bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.lost && look {
+		rec, err := h.m.load(ctx, h.link.id)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		holder, _ := h.m.decodeLock(&h.link, rec.Data)
+		h.lost = err != nil || !bytes.Equal(holder, h.holder)
+	}
+	if h.lost || !time.Now().Before(h.until) {
+		h.lost = true
+		return ErrLockLost
+	}
+	return nil
+}
+
+// release gives the lock back. It need not succeed: the lease ends by itself.
+func (h *heldLock) release(parent context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timer.Stop()
+	h.timer = nil
+	if !h.lost && time.Now().Before(h.until) {
+		ctx := newStoreContext(parent, h.m.storeTimeout)
+		defer ctx.cancel()
+		if err := h.save(ctx, time.Time{}); err != nil {
+			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.link.id, Err: err})
+		}
+	}
+	h.leave()
+}
+
+// unlock releases the lock at the end of the request.
+func (s *Session) unlock(ctx context.Context) {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	if held != nil {
+		held.release(ctx)
+	}
+}

@@ -1,0 +1,542 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// All sessions of a user. A record per user, the index, names them. It is written before what it names takes
+// effect: a session's ID is in the index before a client learns it, and a successor before the record that leads
+// to it is sealed. So whoever ends what the index names misses nothing that is alive; that it may name what is
+// dead does no harm, and heals with the next write.
+
+// SetUser says who is logged in, to be called once the password, or whatever proves it, was checked. It gives the
+// session a new ID, as Regenerate does, begins its absolute timeout anew, and makes it one of the user's sessions,
+// see Manager.UserSessions. The user is any string that names one in the application, best an ID that never
+// changes; empty means nobody, and makes the session one of nobody's.
+func (s *Session) SetUser(user string) {
+	now := time.Now().UnixMilli()
+	var lineage [16]byte
+	rand.Read(lineage[:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	s.change(change{kind: changeMeta, key: "user", meta: func(c *content) {
+		c.user, c.authenticated, c.created, c.lineage = []byte(user), now, now, lineage
+		if user == "" {
+			c.authenticated = 0
+		}
+	}})
+	if s.state == live || s.state == gone {
+		s.todo |= regenerate
+	}
+}
+
+// User returns who SetUser said is logged in, empty if nobody is.
+func (s *Session) User() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return string(s.content.user)
+}
+
+// AuthenticatedAt returns when SetUser was last called, the zero time if nobody is logged in. Compare it before
+// something sensitive is done, and ask for the password again if it is long ago (ASVS 5.0, 7.5.1).
+func (s *Session) AuthenticatedAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	if s.content.authenticated == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(s.content.authenticated)
+}
+
+// A UserSession describes one of a user's sessions, for a page such as "your devices".
+type UserSession struct {
+	// Handle names the session for EndSession, as long as it lives. It is no secret.
+	Handle string
+	// ID is the session's ID at present; it changes by renewal.
+	ID ID
+	// Created is the time of the login.
+	Created time.Time
+	// LastUsed is exact to Options.TouchInterval.
+	LastUsed time.Time
+	// Expires is when the session ends if it is not used again; zero for never.
+	Expires time.Time
+	// RemoteAddr and UserAgent are those of the request that created the session.
+	RemoteAddr, UserAgent string
+	// Current is set for the session of the request that the context belongs to.
+	Current bool
+}
+
+// UserSessions returns the live sessions of a user, the most recently used first.
+func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession, error) {
+	_, ix, err := m.loadIndex(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	var current lineage
+	if s := m.lookup(ctx); s != nil {
+		current = s.lineage()
+	}
+	var list []UserSession
+	for _, e := range ix.entries {
+		if e.ending {
+			continue
+		}
+		id, rec, err := m.liveRecord(ctx, &e)
+		if err != nil {
+			return nil, err
+		}
+		if id == (ID{}) {
+			continue
+		}
+		list = append(list, UserSession{
+			Handle:     hex.EncodeToString(e.lineage[:]),
+			ID:         id,
+			Created:    time.UnixMilli(e.created),
+			LastUsed:   m.lastUsed(&content{created: e.created, saved: e.used, idle: e.idle}, rec.Expires),
+			Expires:    rec.Expires,
+			RemoteAddr: string(e.remoteAddr),
+			UserAgent:  string(e.userAgent),
+			Current:    e.lineage == current,
+		})
+	}
+	slices.SortStableFunc(list, func(a, b UserSession) int { return b.LastUsed.Compare(a.LastUsed) })
+	return list, nil
+}
+
+// EndSession ends the session of the user that has the handle. It returns an error that wraps ErrNotFound if the
+// user has no such session, so that nobody ends another user's.
+func (m *Manager) EndSession(ctx context.Context, user, handle string) error {
+	n, err := m.endSessions(ctx, user, func(e *indexEntry) bool {
+		return hex.EncodeToString(e.lineage[:]) == handle
+	})
+	if err == nil && n == 0 {
+		err = fmt.Errorf("session: the user has no session with that handle: %w", ErrNotFound)
+	}
+	return err
+}
+
+// EndOtherSessions ends all sessions of the user who is logged in, but for the one of the request that ctx belongs
+// to: to be offered to users, and called when a password was changed (ASVS 5.0, 7.4.3). It returns how many it
+// ended. It panics where FromContext would.
+func (m *Manager) EndOtherSessions(ctx context.Context) (int, error) {
+	s := m.FromContext(ctx)
+	user, current := s.User(), s.lineage()
+	if user == "" {
+		return 0, s.Err()
+	}
+	return m.endSessions(ctx, user, func(e *indexEntry) bool { return e.lineage != current })
+}
+
+// EndUserSessions ends all sessions of a user, the one of the request included: when the account is closed, or was
+// taken over (ASVS 5.0, 7.4.2). It returns how many it ended.
+func (m *Manager) EndUserSessions(ctx context.Context, user string) (int, error) {
+	return m.endSessions(ctx, user, func(*indexEntry) bool { return true })
+}
+
+// lineage returns the name that the session keeps whatever its ID, the zero one if it has none yet.
+func (s *Session) lineage() lineage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	return s.content.lineage
+}
+
+// A lineage names a session as long as it lives, whatever its ID.
+type lineage = [16]byte
+
+// endSessions ends those of the user's sessions that match, in three steps of which each can be done again: the
+// index says that they are to end, they end, the index forgets them. If a process dies in between, the next write
+// to the index finishes the work.
+func (m *Manager) endSessions(parent context.Context, user string, match func(*indexEntry) bool) (int, error) {
+	ctx := newStoreContext(parent, m.storeTimeout)
+	defer ctx.cancel()
+	n := 0
+	err := m.updateIndex(ctx, user, func(ix *index) error {
+		n = 0
+		for i := range ix.entries {
+			if e := &ix.entries[i]; !e.ending && match(e) {
+				e.ending = true
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
+// An index is what the record of a user holds.
+type index struct {
+	writes  []byte
+	entries []indexEntry
+}
+
+// An indexEntry is one of a user's sessions.
+type indexEntry struct {
+	lineage    lineage
+	ending     bool  // it is to be ended, and no longer counts
+	created    int64 // Unix milliseconds
+	used       int64 // of the last change to the entry
+	idle       int64 // as in content
+	remoteAddr []byte
+	userAgent  []byte
+	ids        []indexID // all that may be alive, the newest last
+}
+
+type indexID struct {
+	id    ID
+	since int64
+}
+
+// announce makes ids, the last of which is about to come into use, part of the user's sessions. A session that is
+// logged in already is not refused.
+func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...ID) error {
+	if len(c.user) == 0 {
+		return nil
+	}
+	now := time.Now().UnixMilli()
+	return m.updateIndex(ctx, string(c.user), func(ix *index) error {
+		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage })
+		isNew := i < 0
+		if isNew {
+			i = len(ix.entries)
+			ix.entries = append(ix.entries, indexEntry{lineage: c.lineage})
+		}
+		e := &ix.entries[i]
+		if e.ending {
+			return ErrGone
+		}
+		e.created, e.used, e.idle, e.remoteAddr, e.userAgent = c.created, now, c.idle, c.remoteAddr, c.userAgent
+		// What parallel requests announced may be about to come into use as well.
+		e.ids = slices.DeleteFunc(e.ids, func(have indexID) bool {
+			return slices.Contains(ids, have.id) || now-have.since > m.rememberFor().Milliseconds()
+		})
+		for _, id := range ids {
+			e.ids = append(e.ids, indexID{id, now})
+		}
+		if isNew {
+			return m.makeRoom(ctx, ix, c.lineage, login && m.refuseNew)
+		}
+		return nil
+	})
+}
+
+// maxLooks bounds how many of a user's sessions are looked at, at each login, for whether they are still alive.
+const maxLooks = 8
+
+// makeRoom drops dead entries, and sees to Options.MaxSessionsPerUser: the newcomer is in the index already.
+func (m *Manager) makeRoom(ctx context.Context, ix *index, newcomer lineage, refuse bool) error {
+	oldest := slices.Clone(ix.entries)
+	slices.SortStableFunc(oldest, func(a, b indexEntry) int { return cmp.Compare(a.created, b.created) })
+	count := 0
+	for _, e := range ix.entries {
+		if !e.ending {
+			count++
+		}
+	}
+	looks := 0
+	for _, e := range oldest {
+		tooMany := m.maxPerUser > 0 && count > m.maxPerUser
+		if e.lineage == newcomer || e.ending || !tooMany && looks >= maxLooks {
+			continue
+		}
+		looks++
+		id, _, err := m.liveRecord(ctx, &e)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(ix.entries, func(x indexEntry) bool { return x.lineage == e.lineage })
+		switch {
+		case id == (ID{}) && !m.mayComeAlive(&e):
+			ix.entries = slices.Delete(ix.entries, i, i+1)
+		case tooMany && refuse:
+			continue
+		case tooMany:
+			ix.entries[i].ending = true
+		default:
+			continue
+		}
+		count--
+	}
+	if m.maxPerUser > 0 && count > m.maxPerUser {
+		return ErrTooManySessions
+	}
+	return nil
+}
+
+// mayComeAlive reports whether one of the entry's IDs was announced so recently that it may come into use yet.
+func (m *Manager) mayComeAlive(e *indexEntry) bool {
+	now := time.Now().UnixMilli()
+	return slices.ContainsFunc(e.ids, func(have indexID) bool { return now-have.since <= m.rememberFor().Milliseconds() })
+}
+
+// forget takes a session that has ended out of the index. It need not succeed: dead entries do no harm.
+func (m *Manager) forget(ctx context.Context, c *content) {
+	if len(c.user) == 0 {
+		return
+	}
+	err := m.updateIndex(ctx, string(c.user), func(ix *index) error {
+		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage && !e.ending })
+		return nil
+	})
+	if err != nil {
+		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+	}
+}
+
+// liveRecord returns the record that one of the entry's IDs leads to, and its ID, or the zero ID.
+func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (ID, Record, error) {
+	for _, have := range slices.Backward(e.ids) {
+		id := have.id
+		for range maxHops {
+			rec, err := m.load(ctx, id)
+			if errors.Is(err, ErrNotFound) {
+				break
+			}
+			if err != nil {
+				return ID{}, Record{}, err
+			}
+			d, err := m.decode(&link{id: id}, rec.Data)
+			if err != nil || d.kind == kindRetired {
+				break
+			}
+			if d.kind == kindLive {
+				return id, rec, nil
+			}
+			id = d.successor
+		}
+	}
+	return ID{}, Record{}, nil
+}
+
+// endEntry ends whatever the entry's IDs lead to, or may yet come to lead to.
+func (m *Manager) endEntry(ctx context.Context, e *indexEntry) error {
+	now := time.Now().UnixMilli()
+	for _, have := range e.ids {
+		if err := m.endID(ctx, have.id, now-have.since <= m.rememberFor().Milliseconds()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endID retires the live record that an ID leads to. If announced is set, or a sealed record leads to it, an ID
+// with no record is retired too, so that none can be created there.
+func (m *Manager) endID(ctx context.Context, id ID, announced bool) error {
+	for try := 1; try <= maxTries; try++ {
+		rec, err := m.load(ctx, id)
+		l := link{id: id, version: rec.Version, cas: rec.cas, expires: rec.Expires, data: rec.Data}
+		switch {
+		case errors.Is(err, ErrNotFound):
+			if !announced {
+				return nil
+			}
+		case err != nil:
+			return err
+		default:
+			d, err := m.decode(&l, rec.Data)
+			if err != nil || d.kind == kindRetired {
+				return nil
+			}
+			if d.kind == kindSealed {
+				id, announced = d.successor, true
+				continue
+			}
+		}
+		err = m.retire(ctx, &l)
+		if err == nil {
+			m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: "ended by the user or the application"})
+			return nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if !pause(ctx, try) {
+			return err
+		}
+	}
+	return fmt.Errorf("session: %v could not be ended: %w", id, ErrConflict)
+}
+
+// indexID returns where a user's index is. Managers with different cookie names keep apart.
+func (m *Manager) indexID(user string) ID {
+	return sha256.Sum256([]byte(strings.Join([]string{"session index", m.namespace, user}, "\x00")))
+}
+
+// loadIndex returns a user's index, and the link to its record.
+func (m *Manager) loadIndex(ctx context.Context, user string) (link, index, error) {
+	l := link{id: m.indexID(user)}
+	rec, err := m.load(ctx, l.id)
+	ix, err := m.readIndex(ctx, &l, rec, err)
+	return l, ix, err
+}
+
+// readIndex is loadIndex for a record that was loaded already.
+func (m *Manager) readIndex(ctx context.Context, l *link, rec Record, err error) (index, error) {
+	*l = link{id: l.id}
+	if errors.Is(err, ErrNotFound) {
+		return index{}, nil
+	}
+	if err != nil {
+		return index{}, err
+	}
+	l.version, l.cas, l.expires = rec.Version, rec.cas, rec.Expires
+	ix, err := m.decodeIndex(l.id, rec.Data)
+	if err != nil { // what it named can no longer be listed; their renewals bring them back
+		m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err})
+	}
+	return ix, nil
+}
+
+// updateIndex changes a user's index by compare-and-swap; fn may be called again. Then it ends what the index says
+// is to be ended, and has the index forget that.
+func (m *Manager) updateIndex(ctx context.Context, user string, fn func(*index) error) error {
+	ix, err := m.changeIndex(ctx, user, fn)
+	if err != nil {
+		return err
+	}
+	var done []lineage
+	for i := range ix.entries {
+		if e := &ix.entries[i]; e.ending {
+			if err := m.endEntry(ctx, e); err != nil {
+				return err
+			}
+			done = append(done, e.lineage)
+		}
+	}
+	if done == nil {
+		return nil
+	}
+	_, err = m.changeIndex(ctx, user, func(ix *index) error {
+		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.ending && slices.Contains(done, e.lineage) })
+		return nil
+	})
+	if err != nil { // they have ended; that the index does not know heals with its next change
+		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+	}
+	return nil
+}
+
+func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) error) (index, error) {
+	place := m.indexID(user)
+	if _, err := m.queues.enter(ctx, place); err != nil {
+		return index{}, err
+	}
+	defer m.queues.leave(place, Record{})
+	l, ix, err := m.loadIndex(ctx, user)
+	for try := 1; ; try++ {
+		if err != nil {
+			return index{}, err
+		}
+		before := ix.encode()
+		if err := fn(&ix); err != nil {
+			return index{}, err
+		}
+		if slices.Equal(before, ix.encode()) {
+			return ix, nil
+		}
+		err = m.saveIndex(ctx, &l, &ix)
+		conflict, ok := errors.AsType[*conflictError](err)
+		if !ok {
+			return ix, err
+		}
+		if try >= maxTries || !pause(ctx, try) {
+			return index{}, err
+		}
+		ix, err = m.readIndex(ctx, &l, conflict.found, conflict.err)
+	}
+}
+
+// saveIndex stores the index. Its record outlives every session that it names.
+func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
+	now := time.Now()
+	write := newMark()
+	c := content{writes: ix.writes, saved: now.UnixMilli()}
+	c.remember(write, now.UnixMilli(), m.rememberFor())
+	ix.writes = c.writes
+	var expires time.Time
+	switch {
+	case len(ix.entries) == 0:
+		expires = now.Add(m.rememberFor())
+	case m.absoluteTimeout > 0:
+		expires = now.Add(m.absoluteTimeout)
+	}
+	rec := Record{Version: l.version, Expires: expires, cas: l.cas, Data: m.encodeIndex(l.id, ix)}
+	return m.put(ctx, l, rec, write)
+}
+
+func (m *Manager) encodeIndex(id ID, ix *index) []byte {
+	payload := ix.encode()
+	b := appendWrites(newData(kindIndex, 1+len(ix.writes)+len(payload)+encryptionOverhead), ix.writes)
+	if m.encrypt {
+		b[checksumSize] = formatEncrypted
+		b = m.indexCiphers[0].Seal(b, nil, payload, additionalData(id, b))
+	} else {
+		b = append(b, payload...)
+	}
+	return checksummed(id, b)
+}
+
+func (m *Manager) decodeIndex(id ID, data []byte) (index, error) {
+	d, err := m.decode(&link{id: id}, data)
+	if err != nil || d.kind != kindIndex {
+		return index{}, errDamaged
+	}
+	payload := d.payload
+	if data[checksumSize] == formatEncrypted {
+		clear := data[:len(data)-len(payload)]
+		for _, aead := range m.indexCiphers {
+			if payload, err = aead.Open(nil, nil, d.payload, additionalData(id, clear)); err == nil {
+				break
+			}
+		}
+	}
+	ix := index{writes: d.content.writes}
+	if err != nil || !ix.decode(payload) {
+		return index{}, errDamaged
+	}
+	return ix, nil
+}
+
+func (ix *index) encode() []byte {
+	var b []byte
+	for _, e := range ix.entries {
+		b = append(b, e.lineage[:]...)
+		ending := byte(0)
+		if e.ending {
+			ending = 1
+		}
+		b = append(b, ending)
+		b = appendNumbers(b, uint64(e.created), uint64(e.used), uint64(e.idle), uint64(len(e.ids)))
+		for _, id := range e.ids {
+			b = appendNumbers(append(b, id.id[:]...), uint64(id.since))
+		}
+		b = appendBytes(appendBytes(b, e.remoteAddr), e.userAgent)
+	}
+	return b
+}
+
+func (ix *index) decode(payload []byte) bool {
+	r := reader{rest: payload}
+	for len(r.rest) > 0 && !r.bad {
+		e := indexEntry{lineage: lineage(r.take(16)), ending: r.take(1)[0] == 1}
+		e.created, e.used, e.idle = r.time(), r.time(), int64(r.uvarint())
+		for n := r.uvarint(); n > 0 && !r.bad; n-- {
+			e.ids = append(e.ids, indexID{ID(r.take(32)), r.time()})
+		}
+		e.remoteAddr, e.userAgent = r.bytes(), r.bytes()
+		ix.entries = append(ix.entries, e)
+	}
+	return !r.bad
+}
