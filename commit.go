@@ -53,6 +53,7 @@ func (s *Session) load() {
 		}
 		s.stale = true
 		ended = ended || found.kind == kindRetired
+		s.replaced = s.replaced || found.regenerated
 		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id})
 	}
 	s.todo = 0
@@ -264,7 +265,8 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		if !ok {
 			if errors.Is(err, ErrGone) { // the index says that the session is to end
 				s.state = gone
-				return s.m.end(ctx, &s.link)
+				_, err := s.m.end(ctx, &s.link)
+				return err
 			}
 			if renew && !s.wants() && s.link.id == id {
 				return nil // renewal has not begun: a store that cannot save is no reason to fail who only reads

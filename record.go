@@ -15,7 +15,7 @@ import (
 //	checksum  8 bytes: xxhash64 of the ID and all that follows
 //	format    1 byte
 //	kind      1 byte
-//	header    of a sealed record: nonce, successor's ID; of a retired one: end of the grace period, recent writes
+//	header    of a sealed record: nonce, successor's ID; of a retired one: why, end of the grace period, recent writes
 //	payload   of a live or sealed record: the content
 //
 // Integers are unsigned varints, times Unix milliseconds, strings and values come behind their length. The
@@ -80,7 +80,9 @@ type decoded struct {
 	nonce     []byte  // of a sealed record: the mark of the write that made it so
 	successor ID      // of a sealed record
 	payload   []byte  // of an index or lock record
-	goneUntil int64   // of a retired record: until then it answers as gone, later as unknown
+	// of a retired record: until when it answers as gone, later as unknown; and whether it was regenerated
+	goneUntil   int64
+	regenerated bool
 }
 
 // wrote reports whether the record bears the mark of the given write.
@@ -124,9 +126,14 @@ func (m *Manager) finishData(l *link, b []byte, c *content) []byte {
 	return checksummed(l.id, b)
 }
 
-// encodeRetired returns the Data of an ended session's record.
-func encodeRetired(id ID, writes []byte, goneUntil time.Time) []byte {
-	b := newData(kindRetired, binary.MaxVarintLen64+1+len(writes))
+// encodeRetired returns the Data of an ended session's record; regenerated means that it lives on under an ID that
+// this one does not lead to.
+func encodeRetired(id ID, writes []byte, goneUntil time.Time, regenerated bool) []byte {
+	b := newData(kindRetired, 1+binary.MaxVarintLen64+1+len(writes))
+	b = append(b, 0)
+	if regenerated {
+		b[headSize] = 1
+	}
 	b = binary.AppendUvarint(b, uint64(max(0, goneUntil.UnixMilli())))
 	return checksummed(id, appendWrites(b, writes))
 }
@@ -146,6 +153,7 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	r := reader{rest: data[headSize:]}
 	switch d.kind {
 	case kindRetired:
+		d.regenerated = r.take(1)[0] == 1
 		d.goneUntil = r.time()
 		d.content.writes = r.writes()
 	case kindIndex, kindLock:

@@ -40,6 +40,8 @@ func (s *Session) Regenerate() {
 
 // Destroy ends the session, on the server and in the client, to be called at logout (ASVS 5.0, 7.4.1). What it
 // held is gone at once; what is set afterwards begins another session. Requests in flight cannot bring it back.
+// If another request has regenerated the ID meanwhile, the session lives on out of this one's reach, and the client
+// gets ErrGone's answer, not one that looks like a logout.
 // If the response's header has left, the session ends all the same, and Err tells with ErrHeaderSent that the
 // client keeps a cookie that is worth nothing.
 func (s *Session) Destroy() {
@@ -53,6 +55,10 @@ func (s *Session) Destroy() {
 		s.ended = append(s.ended, s.link)
 		s.todo = dropCookie
 		s.state = fresh
+	case gone:
+		if s.replaced {
+			s.todo = endReplaced
+		}
 	case failed:
 		return
 	}
@@ -190,7 +196,7 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 	if err := s.m.announce(ctx, &s.content, !sameUser, ids...); err != nil {
 		return err
 	}
-	if err := s.m.retire(ctx, &s.link); err != nil {
+	if err := s.m.retire(ctx, &s.link, true); err != nil {
 		return err
 	}
 	if !sameUser {
@@ -216,7 +222,7 @@ func (s *Session) dropNext(ctx context.Context) {
 
 // commitEmpty removes a session in which nothing is left. s.mu is held.
 func (s *Session) commitEmpty(ctx context.Context) error {
-	if err := s.m.retire(ctx, &s.link); err != nil {
+	if err := s.m.retire(ctx, &s.link, false); err != nil {
 		return err
 	}
 	s.m.observe(ctx, Event{Kind: EventEnded, ID: s.link.id, Reason: "empty"})
@@ -229,8 +235,13 @@ func (s *Session) commitEmpty(ctx context.Context) error {
 // retireEnded retires the sessions that the handler destroyed. s.mu is held.
 func (s *Session) retireEnded(ctx context.Context) error {
 	for len(s.ended) > 0 {
-		if err := s.m.end(ctx, &s.ended[0]); err != nil {
+		found, err := s.m.end(ctx, &s.ended[0])
+		if err != nil {
 			return err
+		}
+		if found.regenerated {
+			s.todo = s.todo&^dropCookie | endReplaced
+			s.state = gone
 		}
 		s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
 		if d, err := s.m.decode(&s.ended[0], s.ended[0].data); err == nil {
@@ -241,27 +252,28 @@ func (s *Session) retireEnded(ctx context.Context) error {
 	return nil
 }
 
-// end retires the live record that l leads to, wherever it has gone meanwhile.
-func (m *Manager) end(ctx context.Context, l *link) error {
+// end retires the live record that l leads to, wherever it has gone meanwhile. It returns what it found in its
+// place if that had ended before.
+func (m *Manager) end(ctx context.Context, l *link) (decoded, error) {
 	for try := 1; ; try++ {
-		err := m.retire(ctx, l)
+		err := m.retire(ctx, l, false)
 		conflict, ok := errors.AsType[*conflictError](err)
 		if !ok {
-			return err
+			return decoded{}, err
 		}
 		if try >= maxTries || !pause(ctx, try) {
-			return err
+			return decoded{}, err
 		}
 		found, err := m.followFrom(ctx, l, conflict.found, conflict.err)
 		if err != nil || found.kind != kindLive {
-			return err
+			return found, err
 		}
 	}
 }
 
 // retire puts the mark of an ended session in place of the record, by compare-and-swap. The mark stays for as
 // long as the session could have lived: by then, whatever a paused process still sends has expired too.
-func (m *Manager) retire(ctx context.Context, l *link) error {
+func (m *Manager) retire(ctx context.Context, l *link, regenerated bool) error {
 	now := time.Now()
 	goneUntil := now.Add(m.renewGrace)
 	stays := now.Add(maxRetired)
@@ -279,7 +291,7 @@ func (m *Manager) retire(ctx context.Context, l *link) error {
 		c = d.content
 	}
 	c.remember(write, now.UnixMilli(), m.rememberFor())
-	mark.Data = encodeRetired(l.id, c.writes, goneUntil)
+	mark.Data = encodeRetired(l.id, c.writes, goneUntil, regenerated)
 	return m.put(ctx, l, mark, write)
 }
 

@@ -62,6 +62,7 @@ func TestRegenerate(t *testing.T) {
 	for name, change := range map[string]func(*session.Session){
 		"set":        func(s *session.Session) { s.Set("k", 2) },
 		"regenerate": func(s *session.Session) { s.Regenerate() },
+		"destroy":    func(s *session.Session) { s.Destroy() },
 	} {
 		res := old.visit(change)
 		wantStatus(t, res, http.StatusConflict)

@@ -31,19 +31,20 @@ type Session struct {
 	m      *Manager
 	origin origin
 
-	mu      sync.Mutex
-	state   state
-	link    link      // the record, while there is one
-	content content   // what the handler sees: the record's, with changes applied
-	changes []change  // what the handler did since the last commit, in order
-	next    link      // the record that a regeneration under way has stored
-	held    *heldLock // the lock, while the request has the session for itself
-	ended   []link    // records of sessions that the handler destroyed
-	todo    todo      // beyond changes
-	stale   bool      // the client sent an ID that the store does not know
-	renamed bool      // the ID was regenerated in this request
-	used    bool      // the response depends on it
-	err     error     // sticky
+	mu       sync.Mutex
+	state    state
+	link     link      // the record, while there is one
+	content  content   // what the handler sees: the record's, with changes applied
+	changes  []change  // what the handler did since the last commit, in order
+	next     link      // the record that a regeneration under way has stored
+	held     *heldLock // the lock, while the request has the session for itself
+	ended    []link    // records of sessions that the handler destroyed
+	todo     todo      // beyond changes
+	stale    bool      // the client sent an ID that the store does not know
+	replaced bool      // its ID was retired by a regeneration
+	renamed  bool      // the ID was regenerated in this request
+	used     bool      // the response depends on it
+	err      error     // sticky
 }
 
 // origin is what a session wants to know of the request that it belongs to.
@@ -76,9 +77,10 @@ const (
 type todo byte
 
 const (
-	regenerate todo = 1 << iota
-	dropCookie      // the session of the client's cookie was destroyed
-	sendCookie      // the client's cookie has to be replaced or prolonged
+	regenerate  todo = 1 << iota
+	dropCookie       // the session of the client's cookie was destroyed
+	sendCookie       // the client's cookie has to be replaced or prolonged
+	endReplaced      // a session was to be destroyed whose ID had been regenerated
 )
 
 // link leads to a session's record as it was last seen.
@@ -659,7 +661,7 @@ func (s *Session) rebase(c content) error {
 }
 
 // wants reports whether the handler did something that has to reach the store. s.mu is held.
-func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&regenerate != 0 }
+func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&(regenerate|endReplaced) != 0 }
 
 func unencodable(key string, err error) error {
 	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)

@@ -354,7 +354,7 @@ func (m *Manager) endID(ctx context.Context, id ID, announced bool) error {
 				continue
 			}
 		}
-		err = m.retire(ctx, &l)
+		err = m.retire(ctx, &l, false)
 		if err == nil {
 			m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: "ended by the user or the application"})
 			return nil

@@ -1,0 +1,426 @@
+package session_test
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/session"
+)
+
+// userSessions returns the sessions of ann.
+func userSessions(t *testing.T, m *session.Manager) []session.UserSession {
+	t.Helper()
+	list, err := m.UserSessions(t.Context(), "ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// login gives the visitor a session of ann's, with a value under "k".
+func (v *visitor) login() *visitor {
+	v.t.Helper()
+	wantStatus(v.t, v.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) }), http.StatusOK)
+	return v
+}
+
+func TestSetUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+		v.visit(func(s *session.Session) {
+			if s.User() != "" || !s.AuthenticatedAt().IsZero() {
+				t.Errorf("a new session belongs to %q since %v", s.User(), s.AuthenticatedAt())
+			}
+			s.Set("cart", 1)
+		})
+		anonymous := v.clone()
+		time.Sleep(10 * time.Minute)
+		loginAt := time.Now()
+		v.visit(func(s *session.Session) { s.SetUser("ann") })
+		time.Sleep(time.Minute)
+		v.visit(func(s *session.Session) {
+			if s.User() != "ann" || !s.AuthenticatedAt().Equal(loginAt) || !s.Created().Equal(loginAt) || !s.Has("cart") {
+				t.Errorf("after login: %q, %v, %v", s.User(), s.AuthenticatedAt(), s)
+			}
+		})
+		// Fixation: the cookie of before the login never reaches the session after it, not within the grace either.
+		anonymous.visit(func(s *session.Session) {
+			if s.User() != "" || s.Has("cart") {
+				t.Error("the cookie of before the login leads to the session")
+			}
+		})
+		v.visit(func(s *session.Session) { s.SetUser("") })
+		v.visit(func(s *session.Session) {
+			if s.User() != "" || !s.AuthenticatedAt().IsZero() || !s.Has("cart") {
+				t.Errorf("after SetUser(\"\"): %q, %v", s.User(), s.AuthenticatedAt())
+			}
+		})
+		if list := userSessions(t, v.m); len(list) != 0 {
+			t.Errorf("ann still has %v", list)
+		}
+	})
+}
+
+func TestUserSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+		phone, laptop, desk := v.clone(), v.clone(), v.clone()
+		start := time.Now()
+		phone.login()
+		time.Sleep(time.Minute)
+		laptop.login()
+		time.Sleep(time.Minute)
+		desk.login()
+		bob := v.clone()
+		bob.visit(func(s *session.Session) { s.SetUser("bob") })
+
+		time.Sleep(3 * time.Minute) // the phone's session is renewed, the laptop's soon
+		phone.visit(func(s *session.Session) { s.Has("k") })
+		var list []session.UserSession
+		phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			var err error
+			if list, err = v.m.UserSessions(r.Context(), "ann"); err != nil {
+				t.Error(err)
+			}
+		})
+		if len(list) != 3 || !list[0].Current || list[1].Current || list[2].Current {
+			t.Fatalf("ann's sessions, seen from the phone: %+v", list)
+		}
+		got := list[0]
+		if !got.Created.Equal(start) || !got.LastUsed.Equal(start.Add(5*time.Minute)) || got.RemoteAddr != "192.0.2.1" ||
+			!got.Expires.Equal(start.Add(20*time.Minute)) {
+			t.Errorf("the phone's session: %+v", got)
+		}
+		phone.visit(func(s *session.Session) {
+			if s.ID() != got.ID {
+				t.Errorf("the ID is %v, the list says %v", s.ID(), got.ID)
+			}
+		})
+
+		// End one: by a handle that stays good over renewals.
+		var laptops string
+		for _, s := range list {
+			if s.Created.Equal(start.Add(time.Minute)) {
+				laptops = s.Handle
+			}
+		}
+		if err := v.m.EndSession(t.Context(), "bob", laptops); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("bob ends ann's session: %v", err)
+		}
+		time.Sleep(time.Minute)
+		old := laptop.clone()
+		laptop.visit(func(s *session.Session) { s.Set("k", 2) })
+		if old.cookie.Value == laptop.cookie.Value {
+			t.Fatal("the laptop's session was not renewed")
+		}
+		if err := v.m.EndSession(t.Context(), "ann", laptops); err != nil {
+			t.Error(err)
+		}
+		if laptop.alive() || old.alive() || !phone.alive() || !desk.alive() {
+			t.Errorf("laptop %v %v, phone %v, desk %v", laptop.alive(), old.alive(), phone.alive(), desk.alive())
+		}
+		if err := v.m.EndSession(t.Context(), "ann", laptops); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("ended twice: %v", err)
+		}
+
+		// End all others, then all.
+		laptop.cookie = nil
+		laptop.login()
+		phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			if n, err := v.m.EndOtherSessions(r.Context()); n != 2 || err != nil {
+				t.Errorf("ended %d others, %v", n, err)
+			}
+		})
+		if laptop.alive() || desk.alive() || !phone.alive() {
+			t.Errorf("laptop %v, desk %v, phone %v", laptop.alive(), desk.alive(), phone.alive())
+		}
+		if n, err := v.m.EndUserSessions(t.Context(), "ann"); n != 1 || err != nil {
+			t.Errorf("ended %d, %v", n, err)
+		}
+		if phone.alive() || len(userSessions(t, v.m)) != 0 {
+			t.Error("ann still has sessions")
+		}
+		bob.visit(func(s *session.Session) {
+			if s.User() != "bob" {
+				t.Error("bob was logged out")
+			}
+		})
+	})
+}
+
+// Sessions that ended leave the list, by whatever way they ended.
+func TestUserSessionsThatEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+		expires, leaves, stays := v.clone().login(), v.clone().login(), v.clone().login()
+		time.Sleep(14 * time.Minute)
+		leaves.visit(func(s *session.Session) { s.Destroy() })
+		stays.visit(func(s *session.Session) { s.Has("k") })
+		if list := userSessions(t, v.m); len(list) != 2 {
+			t.Errorf("after a logout: %+v", list)
+		}
+		time.Sleep(2 * time.Minute)
+		if expires.alive() {
+			t.Error("it did not expire")
+		}
+		if list := userSessions(t, v.m); len(list) != 1 {
+			t.Errorf("after one expired: %+v", list)
+		}
+		// A regeneration keeps the session in the list, once.
+		stays.visit(func(s *session.Session) { s.Regenerate() })
+		if list := userSessions(t, v.m); len(list) != 1 {
+			t.Errorf("after a regeneration: %+v", list)
+		}
+		if _, err := v.m.EndUserSessions(t.Context(), "ann"); err != nil || stays.alive() {
+			t.Errorf("it is alive: %v, %v", stays.alive(), err)
+		}
+	})
+}
+
+func TestMaxSessionsPerUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{MaxSessionsPerUser: 2, SweepInterval: session.Never})
+		var all []*visitor
+		for i := range 4 {
+			all = append(all, v.clone().login())
+			time.Sleep(time.Second)
+			if n := len(userSessions(t, v.m)); n != min(i+1, 2) {
+				t.Errorf("after %d logins there are %d sessions", i+1, n)
+			}
+		}
+		for i, c := range all {
+			if c.alive() != (i >= 2) {
+				t.Errorf("session %d: alive is %v", i, c.alive())
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			MaxSessionsPerUser: 2, RefuseNewSessions: true, SweepInterval: session.Never,
+		})
+		first, second, third := v.clone().login(), v.clone().login(), v.clone()
+		third.visit(func(s *session.Session) { s.Set("cart", 1) })
+		wantStatus(t, third.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) }), http.StatusForbidden)
+		third.visit(func(s *session.Session) {
+			if s.User() != "" || !s.Has("cart") {
+				t.Errorf("after the refusal: %q, %v", s.User(), s)
+			}
+		})
+		if !first.alive() || !second.alive() || len(userSessions(t, v.m)) != 2 {
+			t.Error("the others did not stay")
+		}
+		first.visit(func(s *session.Session) { s.Destroy() })
+		wantStatus(t, third.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) }), http.StatusOK)
+		// Renewal and regeneration are no logins.
+		time.Sleep(5 * time.Minute)
+		wantStatus(t, third.visit(func(s *session.Session) { s.Set("k", 2) }), http.StatusOK)
+		wantStatus(t, third.visit(func(s *session.Session) { s.Regenerate() }), http.StatusOK)
+	})
+}
+
+// A damaged index is replaced, and the sessions that it named come back to it with their renewal.
+func TestIndexHeals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler)}).login()
+		mine := userSessions(t, v.m)[0].ID
+		for e := range store.List(t.Context()) {
+			if e.ID != mine {
+				e.Record.Data = []byte("garbage")
+				if err := store.Save(t.Context(), e.ID, e.Record); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if list := userSessions(t, v.m); len(list) != 0 {
+			t.Errorf("the garbage names %v", list)
+		}
+		time.Sleep(5 * time.Minute)
+		v.visit(func(s *session.Session) { s.Has("k") })
+		if list := userSessions(t, v.m); len(list) != 1 {
+			t.Errorf("after the renewal there are %v", list)
+		}
+	})
+}
+
+// Everything that can happen to a user's sessions, at the same time, at random: nothing that was ended is ever
+// alive again, the limit holds once things are quiet, and no session is lost that nobody ended.
+func TestUserRaces(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		rounds := 100
+		if testing.Short() {
+			rounds = 10
+		}
+		store := newStore(t)
+		for round := range rounds {
+			seed := rand.Uint64()
+			if !t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { userRace(t, store, seed) }) {
+				t.Fatalf("in round %d", round)
+			}
+		}
+	})
+}
+
+func userRace(t *testing.T, store session.Store, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	limit := 0
+	if random.IntN(2) == 0 {
+		limit = 3
+	}
+	user := fmt.Sprintf("user %d", seed)
+	opts := &session.Options{
+		RenewInterval: time.Millisecond, RenewGrace: time.Minute, MaxSessionsPerUser: limit,
+		SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler),
+	}
+	v := newVisitor(t, store, opts)
+	other := newManager(t, store, opts) // as if it were another process
+	login := func(c *visitor) int {
+		return c.visit(func(s *session.Session) { s.SetUser(user); s.Set("k", 1) }).StatusCode
+	}
+	clients := make([]*visitor, 3)
+	for i := range clients {
+		clients[i] = v.clone()
+		if login(clients[i]) != http.StatusOK {
+			t.Fatal("login failed")
+		}
+	}
+
+	// Each action works with a cookie of one client. What it learns goes to what that client knows.
+	var mu sync.Mutex
+	known := map[int][]*http.Cookie{}
+	learn := func(i int, c *http.Cookie) {
+		mu.Lock()
+		defer mu.Unlock()
+		if c != nil {
+			known[i] = append(known[i], c)
+		}
+	}
+	ended := map[int]int{} // how often it was destroyed, or ended by handle
+	allEnded := false
+	handles := map[int]string{}
+	for i, c := range clients {
+		learn(i, c.cookie)
+		c.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			list, err := v.m.UserSessions(r.Context(), user)
+			if err != nil {
+				t.Error(err)
+			}
+			for _, s := range list {
+				if s.Current {
+					handles[i] = s.Handle
+				}
+			}
+		})
+		learn(i, c.cookie)
+	}
+	var actions sync.WaitGroup
+	var log []string
+	defer func() {
+		if t.Failed() {
+			t.Log(strings.Join(log, "\n"))
+		}
+	}()
+	for range 4 + random.IntN(3) {
+		i, action := random.IntN(len(clients)), random.IntN(8)
+		c := clients[i].clone()
+		if random.IntN(2) == 0 {
+			c.m = other
+		}
+		mu.Lock()
+		switch action {
+		case 5:
+			ended[i]++
+		case 6:
+			if random.IntN(3) == 0 {
+				allEnded = true
+			} else {
+				action = 4
+				ended[i]++
+			}
+		case 4:
+			ended[i]++
+		}
+		mu.Unlock()
+		actions.Go(func() {
+			status := http.StatusOK
+			switch action {
+			case 0, 1:
+				status = c.visit(func(s *session.Session) { s.Set(fmt.Sprint("w", action), 1) }).StatusCode
+			case 2:
+				status = c.visit(func(s *session.Session) { s.Has("k") }).StatusCode
+			case 3:
+				status = c.visit(func(s *session.Session) { s.Regenerate() }).StatusCode
+			case 4:
+				if err := c.m.EndSession(t.Context(), user, handles[i]); err != nil && !errors.Is(err, session.ErrNotFound) {
+					t.Error(err)
+				}
+			case 5:
+				if status = c.visit(func(s *session.Session) { s.Destroy() }).StatusCode; status == http.StatusConflict {
+					// Another one had regenerated the ID, so the session is out of reach.
+					mu.Lock()
+					ended[i]--
+					mu.Unlock()
+				}
+			case 6:
+				if _, err := c.m.EndUserSessions(t.Context(), user); err != nil {
+					t.Error(err)
+				}
+			case 7:
+				c.cookie = nil
+				if status = login(c); status == http.StatusOK {
+					learn(100+rand.IntN(1<<30), c.cookie)
+				}
+			}
+			mu.Lock()
+			log = append(log, fmt.Sprintf("action %d on client %d: %d", action, i, status))
+			mu.Unlock()
+			if status != http.StatusOK && status != http.StatusConflict {
+				t.Errorf("action %d: status %d", action, status)
+			}
+			if action != 7 {
+				learn(i, c.cookie)
+			}
+		})
+	}
+	actions.Wait()
+
+	alive := 0
+	for i := range known {
+		lives := false
+		for _, cookie := range known[i] {
+			c := v.clone()
+			c.cookie = cookie
+			lives = lives || c.alive()
+		}
+		if lives {
+			alive++
+		}
+		if lives && ended[i] > 0 {
+			t.Errorf("the session of client %d was ended, and lives", i)
+		}
+		if lives && allEnded && i < 100 {
+			t.Errorf("all sessions were ended, and that of client %d lives", i)
+		}
+		if !lives && ended[i] == 0 && !allEnded && limit == 0 {
+			t.Errorf("nobody ended the session of client %d, and it is lost", i)
+		}
+	}
+	if limit > 0 && alive > limit {
+		t.Errorf("%d sessions are alive, %d are allowed", alive, limit)
+	}
+	list, err := v.m.UserSessions(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != alive {
+		t.Errorf("%d sessions are alive, the list has %d", alive, len(list))
+	}
+}
