@@ -86,7 +86,9 @@ func (s *Session) takeLock(parent context.Context) error {
 		return lockError(wait, err)
 	}
 	s.held = held
+	held.mu.Lock()
 	held.timer = time.AfterFunc(m.lockLease/3, held.extend)
+	held.mu.Unlock()
 
 	for try := 1; ; try++ {
 		if err := s.reload(parent); err != nil {

@@ -24,6 +24,7 @@ import (
 // A visitor is a client that keeps its session cookie between requests, as a browser does.
 type visitor struct {
 	t      *testing.T
+	store  session.Store
 	m      *session.Manager
 	cookie *http.Cookie
 }
@@ -31,7 +32,7 @@ type visitor struct {
 // newVisitor returns a client of a manager on store; opts may be nil.
 func newVisitor(t *testing.T, store session.Store, opts *session.Options) *visitor {
 	t.Helper()
-	return &visitor{t: t, m: newManager(t, store, opts)}
+	return &visitor{t: t, store: store, m: newManager(t, store, opts)}
 }
 
 func newManager(t *testing.T, store session.Store, opts *session.Options) *session.Manager {

@@ -1,0 +1,148 @@
+package session_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/session"
+)
+
+// With EncryptAtRest, a store holds no value and no key name, and no record can take another's place.
+func TestEncryptAtRest(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		store := &recording{Store: newStore(t)}
+		m := newManager(t, store, &session.Options{EncryptAtRest: true, Logger: slog.New(slog.DiscardHandler)})
+		ann := &visitor{t: t, m: m}
+		eve := ann.clone()
+		var annID, eveID session.ID
+		ann.visit(func(s *session.Session) { s.Set("topsecretkey", "topsecretvalue"); s.SetUser("topsecretuser") })
+		ann.visit(func(s *session.Session) { annID = s.ID(); s.Set("more", "topsecretvalue") })
+		eve.visit(func(s *session.Session) { s.Set("who", "eve") })
+		eve.visit(func(s *session.Session) { eveID = s.ID() })
+		if len(store.written) < 4 {
+			t.Fatalf("%d records were written", len(store.written))
+		}
+		for _, data := range store.written {
+			for _, secret := range []string{"topsecret", "more", "192.0.2.1"} {
+				if bytes.Contains(data, []byte(secret)) {
+					t.Errorf("a record holds %q", secret)
+				}
+			}
+		}
+		if list, err := m.UserSessions(t.Context(), "topsecretuser"); err != nil || len(list) != 1 || list[0].RemoteAddr != "192.0.2.1" {
+			t.Errorf("the user's sessions: %v, %v", list, err)
+		}
+
+		// Eve can write to the store: she puts her record in place of Ann's, and Ann's in place of hers.
+		annRec, err1 := store.Load(t.Context(), annID)
+		eveRec, err2 := store.Load(t.Context(), eveID)
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		annRec.Data, eveRec.Data = eveRec.Data, annRec.Data
+		if err := store.Save(t.Context(), annID, annRec); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Save(t.Context(), eveID, eveRec); err != nil {
+			t.Fatal(err)
+		}
+		for name, c := range map[string]*visitor{"ann": ann, "eve": eve} {
+			c.clone().visit(func(s *session.Session) {
+				if s.Len() != 0 || s.User() != "" {
+					t.Errorf("%s gets %v", name, s)
+				}
+			})
+		}
+	})
+}
+
+// recording keeps the Data of each record that was written.
+type recording struct {
+	session.Store
+	written [][]byte
+}
+
+func (r *recording) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	r.written = append(r.written, rec.Data)
+	return r.Store.Save(ctx, id, rec)
+}
+
+// Switching encryption on trusts nothing that is not encrypted; switching it off loses nothing.
+func TestSwitchEncryption(t *testing.T) {
+	store := session.NewMemoryStore()
+	quiet := slog.New(slog.DiscardHandler)
+	plain, err := session.New(store, bytes.Repeat([]byte("s"), 32), &session.Options{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	encrypted := newManager(t, store, &session.Options{EncryptAtRest: true, Logger: quiet})
+	before := &visitor{t: t, m: plain}
+	before.visit(func(s *session.Session) { s.Set("k", 1) })
+	before.m = encrypted
+	if before.alive() {
+		t.Error("a record that is not encrypted was trusted")
+	}
+	after := &visitor{t: t, m: encrypted}
+	after.visit(func(s *session.Session) { s.Set("k", 1) })
+	after.m = plain
+	if !after.alive() {
+		t.Error("an encrypted record was not read")
+	}
+}
+
+// The index of a user's sessions survives a change of the secret.
+func TestEncryptedIndexAndSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		old, current := bytes.Repeat([]byte("o"), 32), bytes.Repeat([]byte("c"), 32)
+		manager := func(secret []byte, previous ...[]byte) *session.Manager {
+			m, err := session.New(store, secret, &session.Options{PreviousSecrets: previous, EncryptAtRest: true, SweepInterval: session.Never})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		v := (&visitor{t: t, m: manager(old)}).login()
+		v.m = manager(current, old)
+		if list := userSessions(t, v.m); len(list) != 1 {
+			t.Errorf("after the change there are %v", list)
+		}
+		signedByOld := v.cookie.Value
+		time.Sleep(5 * time.Minute)
+		v.visit(func(s *session.Session) { s.Has("k") }) // renewed, so signed by the current one
+		if v.cookie.Value == signedByOld {
+			t.Error("the cookie was not replaced")
+		}
+		v.m = manager(current)
+		if list := userSessions(t, v.m); len(list) != 1 || !v.alive() {
+			t.Errorf("without the old secret: %v, alive %v", list, v.alive())
+		}
+	})
+}
+
+// A NullStore switches sessions off.
+func TestNullStore(t *testing.T) {
+	v := newVisitor(t, session.NullStore{}, nil)
+	res := v.visit(func(s *session.Session) {
+		s.Set("k", 1)
+		if !s.Has("k") {
+			t.Error("a value does not last for the request")
+		}
+		s.SetUser("ann")
+		s.Regenerate()
+		s.Destroy()
+		s.Set("k", 1)
+	})
+	wantStatus(t, res, 200)
+	if len(res.Cookies()) != 0 {
+		t.Errorf("cookies: %v", res.Cookies())
+	}
+	if list := userSessions(t, v.m); len(list) != 0 {
+		t.Errorf("sessions: %v", list)
+	}
+}

@@ -1,0 +1,210 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/session"
+)
+
+// 64 requests that read, wait, and write what depends on what they read, without Update: under a lock none is lost.
+func TestLockSerializes(t *testing.T) {
+	for _, implicit := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			opts := &session.Options{Locking: implicit, LockWait: time.Hour, SweepInterval: session.Never}
+			v := newVisitor(t, session.NewMemoryStore(), opts)
+			other := newManager(t, v.store, opts) // as if it were another process
+			n := session.Key[int]("n")
+			v.visit(func(s *session.Session) { n.Set(s, 0) })
+			var all sync.WaitGroup
+			for i := range 64 {
+				all.Go(func() {
+					c := v.clone()
+					if i%2 == 0 {
+						c.m = other
+					}
+					wantStatus(t, c.visit(func(s *session.Session) {
+						if !implicit {
+							if err := s.Lock(t.Context()); err != nil {
+								t.Error(err)
+							}
+						}
+						got, _ := n.Get(s)
+						time.Sleep(time.Second)
+						n.Set(s, got+1)
+					}), http.StatusOK)
+				})
+			}
+			all.Wait()
+			v.visit(func(s *session.Session) {
+				if got, _ := n.Get(s); got != 64 {
+					t.Errorf("implicit %v: the number is %d, want 64", implicit, got)
+				}
+			})
+		})
+	}
+}
+
+func TestLockIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		lock := func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		for name, h := range map[string]http.HandlerFunc{
+			"return": func(_ http.ResponseWriter, r *http.Request) { lock(session.FromContext(r.Context())) },
+			"twice": func(_ http.ResponseWriter, r *http.Request) {
+				lock(session.FromContext(r.Context()))
+				lock(session.FromContext(r.Context()))
+			},
+			"panic": func(_ http.ResponseWriter, r *http.Request) {
+				lock(session.FromContext(r.Context()))
+				panic(http.ErrAbortHandler)
+			},
+			"renewal": func(_ http.ResponseWriter, r *http.Request) {
+				time.Sleep(5 * time.Minute)
+				lock(session.FromContext(r.Context()))
+			},
+			"destroy": func(_ http.ResponseWriter, r *http.Request) {
+				s := session.FromContext(r.Context())
+				lock(s)
+				s.Destroy()
+				s.Set("k", 1)
+			},
+		} {
+			func() {
+				defer func() { recover() }()
+				v.send(v.m, h)
+			}()
+			start := time.Now()
+			v.visit(lock)
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("%s: the next one waited %v", name, d)
+			}
+		}
+	})
+}
+
+// A session that the store does not know yet has nobody to be locked against.
+func TestLockOfNewSession(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), &session.Options{Locking: true})
+	v.visit(func(s *session.Session) {
+		if err := s.Lock(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.Set("k", 1)
+	})
+	if !v.alive() {
+		t.Error("not saved")
+	}
+}
+
+func TestLockWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := &session.Options{SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler)}
+		v := newVisitor(t, session.NewMemoryStore(), opts)
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		elsewhere := v.clone()
+		elsewhere.m = newManager(t, v.store, opts)
+		v.clone().visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			for _, c := range []*visitor{v.clone(), elsewhere} { // in this process, and in another one
+				start := time.Now()
+				wantStatus(t, c.visit(func(s *session.Session) {
+					if err := s.Lock(t.Context()); !errors.Is(err, session.ErrLocked) {
+						t.Errorf("Lock: %v", err)
+					}
+				}), http.StatusServiceUnavailable)
+				if d := time.Since(start); d < 10*time.Second || d > 11*time.Second {
+					t.Errorf("it waited %v", d)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				c.visit(func(s *session.Session) {
+					if err := s.Lock(ctx); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("Lock with a deadline: %v", err)
+					}
+				})
+				cancel()
+			}
+			// The lease is prolonged for as long as the request runs.
+			time.Sleep(5 * time.Minute)
+			elsewhere.visit(func(s *session.Session) {
+				if err := s.Lock(t.Context()); !errors.Is(err, session.ErrLocked) {
+					t.Errorf("Lock after five minutes: %v", err)
+				}
+			})
+			s.Set("k", 2)
+		})
+		if !v.alive() {
+			t.Error("the session is lost")
+		}
+	})
+}
+
+// A holder that stands still for longer than its lease is told, and overwrites nothing.
+func TestLostLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &frozenStore{MemoryStore: session.NewMemoryStore()}
+		opts := &session.Options{SweepInterval: session.Never, LockWait: time.Minute, Logger: slog.New(slog.DiscardHandler)}
+		v := newVisitor(t, store, opts)
+		n := session.Key[int]("n")
+		v.visit(func(s *session.Session) { n.Set(s, 1) })
+		elsewhere := v.clone()
+		elsewhere.m = newManager(t, store.MemoryStore, opts)
+		var err error
+		res := v.visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			got, _ := n.Get(s)
+			store.frozen = true // nothing of this process reaches the store, as if it were paused
+			start := time.Now()
+			wantStatus(t, elsewhere.visit(func(s *session.Session) {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+				got, _ := n.Get(s)
+				n.Set(s, got+10)
+			}), http.StatusOK)
+			if d := time.Since(start); d > 31*time.Second {
+				t.Errorf("the next holder waited %v, longer than the lease", d)
+			}
+			store.frozen = false
+			n.Set(s, got+1)
+			err = s.Save(t.Context())
+		})
+		wantStatus(t, res, http.StatusConflict)
+		if !errors.Is(err, session.ErrLockLost) {
+			t.Errorf("Save: %v", err)
+		}
+		v.visit(func(s *session.Session) {
+			if got, _ := n.Get(s); got != 11 {
+				t.Errorf("the number is %d, want 11", got)
+			}
+		})
+	})
+}
+
+// A frozenStore fails while it is frozen.
+type frozenStore struct {
+	*session.MemoryStore
+	frozen bool
+}
+
+func (f *frozenStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if f.frozen {
+		return errors.New("frozen")
+	}
+	return f.MemoryStore.Save(ctx, id, rec)
+}
