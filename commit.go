@@ -34,6 +34,7 @@ func (s *Session) load() {
 	ended := false
 	for n := 0; s.origin.candidate(&n, &s.link); {
 		s.link.id = s.link.token.id()
+		s.todo = 0
 		found, err := s.follow(ctx)
 		switch {
 		case err != nil:
@@ -210,8 +211,8 @@ func (s *Session) commitFresh(ctx context.Context, late bool) error {
 func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) error {
 	renew := !late && s.renewalDue(now)
 	if !s.wants() && !renew {
-		if err := s.touch(ctx, now); err != nil || s.todo&sendCookie == 0 {
-			return err
+		if s.touch(ctx, now); late || s.todo&sendCookie == 0 {
+			return nil
 		}
 		// A cookie is to be sent, and nothing was written: make sure that it is not that of a session that
 		// ended meanwhile, or it might take the place of a newer one.
@@ -245,10 +246,10 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		var saved Record
 		var err error
 		switch {
+		case s.content.empty() && s.wants() && !late: // late, when the cookie has to stay, so may the session
+			err = s.commitEmpty(ctx)
 		case s.todo&regenerate != 0:
 			err = s.commitRegenerate(ctx, now)
-		case s.content.empty() && len(s.changes) > 0 && !late: // without the cookie, an empty session may stay
-			err = s.commitEmpty(ctx)
 		case renew:
 			err = s.commitRenewal(ctx, now)
 		case len(s.changes) > 0:
@@ -300,9 +301,9 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 }
 
 // touch moves the session's expiry, if that is worth a write.
-func (s *Session) touch(ctx context.Context, now time.Time) error {
+func (s *Session) touch(ctx context.Context, now time.Time) {
 	if !s.touchDue(now) {
-		return nil
+		return
 	}
 	expires := s.m.expiry(&s.content, now)
 	rec := Record{Version: s.link.version, Expires: expires, Data: s.link.data, cas: s.link.cas}
@@ -321,7 +322,6 @@ func (s *Session) touch(ctx context.Context, now time.Time) error {
 	default:
 		s.m.observe(ctx, Event{Kind: EventLost, ID: s.link.id, Op: "touch", Err: err})
 	}
-	return nil
 }
 
 // save stores s.content under l, as the record that follows the version there. On success l is up to date.

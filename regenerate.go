@@ -226,6 +226,7 @@ func (s *Session) commitEmpty(ctx context.Context) error {
 		return err
 	}
 	s.m.observe(ctx, Event{Kind: EventEnded, ID: s.link.id, Reason: "empty"})
+	s.m.forgetRecord(ctx, &s.link)
 	s.state = fresh
 	s.begin()
 	s.todo = dropCookie
@@ -244,9 +245,7 @@ func (s *Session) retireEnded(ctx context.Context) error {
 			s.state = gone
 		}
 		s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
-		if d, err := s.m.decode(&s.ended[0], s.ended[0].data); err == nil {
-			s.m.forget(ctx, &d.content)
-		}
+		s.m.forgetRecord(ctx, &s.ended[0])
 		s.ended = s.ended[1:]
 	}
 	return nil

@@ -295,6 +295,13 @@ func (m *Manager) forget(ctx context.Context, c *content) {
 	}
 }
 
+// forgetRecord is forget for the session in the record that l was last seen with.
+func (m *Manager) forgetRecord(ctx context.Context, l *link) {
+	if d, err := m.decode(l, l.data); err == nil {
+		m.forget(ctx, &d.content)
+	}
+}
+
 // liveRecord returns the record that one of the entry's IDs leads to, and its ID, or the zero ID.
 func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (ID, Record, error) {
 	for _, have := range slices.Backward(e.ids) {

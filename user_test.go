@@ -66,6 +66,13 @@ func TestSetUser(t *testing.T) {
 		if list := userSessions(t, v.m); len(list) != 0 {
 			t.Errorf("ann still has %v", list)
 		}
+		// A session in which nobody is logged in, and nothing else is left, ends.
+		nothing := v.clone().login()
+		nothing.visit(func(s *session.Session) { s.Delete("k", "cart") })
+		nothing.visit(func(s *session.Session) { s.SetUser("") })
+		if nothing.cookie != nil || len(userSessions(t, v.m)) != 0 {
+			t.Errorf("the cookie is %v, ann has %v", nothing.cookie, userSessions(t, v.m))
+		}
 	})
 }
 

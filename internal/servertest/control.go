@@ -1,0 +1,62 @@
+package servertest
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Pause stops the server's processes as SIGSTOP does: its connections stay open, and nobody answers. It returns
+// when they have stopped.
+func (s *Server) Pause() {
+	s.own("Pause").Helper()
+	s.control("Pause", (*process).pause)
+}
+
+// Resume lets a paused server go on. It does nothing to one that runs.
+func (s *Server) Resume() {
+	s.own("Resume").Helper()
+	s.control("Resume", (*process).resume)
+}
+
+// Kill ends the server, paused or not, as SIGKILL does, and returns when it is gone: its connections are closed,
+// new ones are refused. It does nothing to one that was killed before.
+func (s *Server) Kill() {
+	s.own("Kill").Helper()
+	s.control("Kill", (*process).kill)
+}
+
+// Restart starts the server again at the same address, after Kill if it still runs, and returns when it
+// answers. If empty is true it has lost all data. Otherwise it has what it had; Memcached and mongo-java-server
+// have nothing on disk and are always empty.
+func (s *Server) Restart(empty bool) {
+	s.own("Restart").Helper()
+	s.control("Restart", (*process).kill)
+	if empty {
+		for _, n := range s.group.nodes {
+			n.generation++
+		}
+	}
+	if err := s.group.run(); err != nil {
+		s.tb.Fatalf("servertest: Restart: %v", err)
+	}
+}
+
+func (s *Server) control(name string, do func(*process, context.Context) error) {
+	s.tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, n := range s.group.nodes {
+		if err := do(n.process, ctx); err != nil {
+			s.tb.Fatalf("servertest: %s of %s: %v", name, s.Name, err)
+		}
+	}
+}
+
+// own returns the test that the server belongs to.
+func (s *Server) own(method string) testing.TB {
+	if s.tb == nil {
+		panic("servertest: " + method + " of a server that all tests share; use Start")
+	}
+	return s.tb
+}
