@@ -31,7 +31,7 @@ func browser(h http.Handler) (get func(path string), done func()) {
 		}
 		defer res.Body.Close()
 		body, _ := io.ReadAll(res.Body)
-		fmt.Printf("%s: %s\n", path, strings.TrimSpace(string(body)))
+		fmt.Println(strings.TrimSpace(path + ": " + string(body)))
 	}, server.Close
 }
 
