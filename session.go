@@ -204,11 +204,13 @@ func (s *Session) Decode(key string, dst any) bool {
 	if !ok {
 		return false
 	}
-	if err := decodeValue(data, dst); err != nil {
+	err := decodeValue(data, dst)
+	if err != nil {
+		// The decoder's own error may quote the value.
+		err = fmt.Errorf("session: the stored value does not decode as %T", dst)
 		s.m.observe(s.origin.context(), Event{Kind: EventUndecodable, ID: id, Key: key, Err: err})
-		return false
 	}
-	return true
+	return err == nil
 }
 
 // Set stores a copy of the value under the key.
