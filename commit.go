@@ -331,6 +331,9 @@ func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, err
 	c.remember(write, now.UnixMilli(), s.m.rememberFor())
 	c.saved = now.UnixMilli()
 	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: s.m.encodeLive(l, &c)}
+	if n := len(rec.Data); n > s.m.maxSize {
+		return Record{}, tooLarge(n, s.m.maxSize)
+	}
 	if err := s.m.put(ctx, l, rec, write); err != nil {
 		return Record{}, err
 	}
@@ -437,9 +440,6 @@ func (e *conflictError) Unwrap() error { return ErrConflict }
 // lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
 func (m *Manager) put(ctx context.Context, l *link, rec Record, write []byte) error {
 	id := l.id
-	if len(rec.Data) > m.maxSize {
-		return tooLarge(len(rec.Data), m.maxSize)
-	}
 	for sent := 1; ; sent++ {
 		start := m.startTimer()
 		err := m.store.Save(ctx, id, rec)

@@ -45,6 +45,8 @@ const (
 	macSize   = sha256.Size
 	// maxCookieSize bounds name, value and attributes: user agents need not keep more (RFC 6265bis section 5.6).
 	maxCookieSize = 4096
+	// maxAttribute is the longest attribute that user agents look at (RFC 6265bis section 5.6).
+	maxAttribute = 1024
 	// maxCookieAge is the longest life that user agents grant a cookie (RFC 6265bis section 5.5).
 	maxCookieAge = 400 * 24 * time.Hour
 	// maxCandidates bounds how many cookies of the session's name are looked at in one request.
@@ -175,15 +177,22 @@ func (c Cookie) check() (Cookie, error) {
 	fault := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("session: Options.Cookie: "+format, args...))
 	}
-	sample := c.cookie(strings.Repeat("A", encodedSize), maxCookieAge)
-	if err := sample.Valid(); err != nil {
-		fault("%s", strings.TrimPrefix(err.Error(), "http: "))
+	for _, field := range [...]http.Cookie{{Name: c.Name}, {Name: "x", Path: c.Path}, {Name: "x", Domain: c.Domain}} {
+		if err := field.Valid(); err != nil { // it stops at the first fault
+			fault("%s", strings.TrimPrefix(err.Error(), "http: "))
+		}
 	}
 	if c.Path[0] != '/' {
 		fault("Path %q does not start with a slash", c.Path)
 	}
-	if n := len(sample.String()); n > maxCookieSize {
-		fault("name and attributes are too long: the cookie has %d bytes, browsers keep %d", n, maxCookieSize)
+	if n := max(len(c.Path), len(c.Domain)); n > maxAttribute {
+		fault("Path or Domain has %d bytes; browsers ignore more than %d", n, maxAttribute)
+	}
+	if len(errs) == 0 { // String logs what it does not like
+		sample := c.cookie(strings.Repeat("A", encodedSize), maxCookieAge)
+		if n := len(sample.String()); n > maxCookieSize {
+			fault("name and attributes are too long: the cookie has %d bytes, browsers keep %d", n, maxCookieSize)
+		}
 	}
 	lower := strings.ToLower(c.Name) // browsers compare the prefixes without regard to case
 	switch {
@@ -258,7 +267,7 @@ func (c Cookie) set(header http.Header, cookie *http.Cookie) {
 // directive that is at least as strict stays as it is.
 func private(lines []string) string {
 	var kept []string
-	strict := false
+	isPrivate, noStore, mustUnderstand := false, false, false
 	for directive := range splitDirectives(strings.Join(lines, ",")) {
 		name, _, hasValue := strings.Cut(directive, "=")
 		switch strings.ToLower(strings.TrimSpace(name)) {
@@ -267,16 +276,18 @@ func private(lines []string) string {
 		case "public", "s-maxage":
 			continue
 		case "no-store":
-			strict = true
+			noStore = true
+		case "must-understand": // caches that know it pass over no-store (RFC 9111 section 5.2.2.3)
+			mustUnderstand = true
 		case "private":
 			if hasValue { // names header fields, and leaves the rest to shared caches
 				continue
 			}
-			strict = true
+			isPrivate = true
 		}
 		kept = append(kept, directive)
 	}
-	if !strict {
+	if !isPrivate && (!noStore || mustUnderstand) {
 		kept = append(kept, "private")
 	}
 	return strings.Join(kept, ", ")

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -131,8 +132,9 @@ type exchange struct {
 	before  http.Header // what the header held before the handler
 
 	mu     sync.Mutex
-	sent   bool  // the final header has left, or is about to
-	failed error // the error handler answered instead
+	cookie *http.Cookie // what the final header is to set; nil: nothing
+	sent   bool         // the final header has left, or is about to
+	failed error        // the error handler answered instead
 }
 
 // Value makes the session part of the request's context.
@@ -177,18 +179,17 @@ func (x *exchange) commit(ctx context.Context) error {
 	return x.commitLocked(ctx)
 }
 
-// commitLocked commits the session, and sets or removes the cookie as long as there is a header to do so in.
+// commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in.
 func (x *exchange) commitLocked(ctx context.Context) error {
 	s := &x.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	action, err := s.commit(ctx, x.sent)
-	if x.sent || !s.used {
+	if x.sent {
 		return err
 	}
-	header := x.w.Header()
-	switch {
-	case action == setCookie:
+	switch action {
+	case setCookie:
 		age := time.Duration(0)
 		if s.persistentCookie() {
 			age = maxCookieAge
@@ -196,34 +197,39 @@ func (x *exchange) commitLocked(ctx context.Context) error {
 				age = max(time.Until(s.link.expires), time.Second)
 			}
 		}
-		x.m.cookie.set(header, x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age))
-	case action == removeCookie:
-		x.m.cookie.set(header, x.m.cookie.cookie("", -1))
+		x.cookie = x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age)
+	case removeCookie:
+		x.cookie = x.m.cookie.cookie("", -1)
 	}
-	varyCookie(header)
 	return err
 }
 
 // begin commits before the final header leaves. It returns an error if the handler's response must not: the
-// error handler has then answered.
+// error handler has then answered. A cookie that an earlier commit asks for is set all the same: its ID may be the
+// only one that still leads to the session.
 func (x *exchange) begin() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.sent {
 		return x.failed
 	}
-	err := x.commitLocked(x.Context)
+	x.failed = x.commitLocked(x.Context)
 	x.sent = true
-	if err == nil {
-		return nil
-	}
 	header := x.w.Header()
-	clear(header)
-	maps.Copy(header, x.before)
-	varyCookie(header)
-	x.failed = err
-	x.m.errorHandler(x.w, x.r, err)
-	return err
+	if x.failed != nil {
+		clear(header)
+		maps.Copy(header, x.before)
+	}
+	if x.cookie != nil {
+		x.m.cookie.set(header, x.cookie)
+	}
+	if x.session.wasUsed() {
+		varyCookie(header)
+	}
+	if x.failed != nil {
+		x.m.errorHandler(x.w, x.r, x.failed)
+	}
+	return x.failed
 }
 
 // finish commits what is not committed yet when the handler has returned.
@@ -233,6 +239,9 @@ func (x *exchange) finish() {
 	x.mu.Unlock()
 	if !sent {
 		x.begin()
+	}
+	x.dropTrailers()
+	if !sent {
 		return
 	}
 	before := x.session.Err()
@@ -241,8 +250,28 @@ func (x *exchange) finish() {
 	}
 }
 
-// abort drops what is not committed yet.
+// dropTrailers removes the trailers that the handler set after it had failed: they go with the body.
+func (x *exchange) dropTrailers() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.failed == nil {
+		return
+	}
+	maps.DeleteFunc(x.w.Header(), func(name string, _ []string) bool {
+		_, had := x.before[name]
+		return !had && strings.HasPrefix(name, http.TrailerPrefix)
+	})
+}
+
+// abort drops what is not committed yet. What Save committed still gets its cookie, if somebody above answers.
 func (x *exchange) abort() {
+	x.dropTrailers()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.sent && x.cookie != nil {
+		x.m.cookie.set(x.w.Header(), x.cookie)
+		varyCookie(x.w.Header())
+	}
 	x.session.mu.Lock()
 	defer x.session.mu.Unlock()
 	x.session.changes, x.session.ended, x.session.todo = nil, nil, 0

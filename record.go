@@ -50,6 +50,9 @@ const recentWrites = 16
 // markSize is the size of a write's mark, a random number.
 const markSize = 8
 
+// sealSize is what a sealed record has beyond a live one with the same content.
+const sealSize = markSize + len(ID{})
+
 // content is what a session keeps in its record.
 type content struct {
 	created       int64 // Unix milliseconds, as all times here

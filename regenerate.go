@@ -152,6 +152,9 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 		Expires: earlier(now.Add(m.renewGrace), m.expiry(&c, now)),
 		Data:    m.encodeSealed(&old, &c, write, next.id),
 	}
+	if n := len(sealed.Data) - sealSize; n > m.maxSize { // what a seal adds is not the application's
+		return tooLarge(n, m.maxSize)
+	}
 	if err := m.announce(ctx, &c, false, old.id, next.id); err != nil {
 		return err
 	}

@@ -196,11 +196,7 @@ func (s *Session) Get(key string) (any, bool) {
 
 // Decode stores the value under the key in what dst points to. It reports whether there was one that fits.
 func (s *Session) Decode(key string, dst any) bool {
-	s.mu.Lock()
-	s.open()
-	id := s.link.id
-	data, ok := s.content.get(key)
-	s.mu.Unlock() // values are never modified in place
+	id, data, ok := s.find(key)
 	if !ok {
 		return false
 	}
@@ -211,6 +207,15 @@ func (s *Session) Decode(key string, dst any) bool {
 		s.m.observe(s.origin.context(), Event{Kind: EventUndecodable, ID: id, Key: key, Err: err})
 	}
 	return err == nil
+}
+
+// find returns the encoded value under the key, which is never modified in place.
+func (s *Session) find(key string) (id ID, data []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	data, ok = s.content.get(key)
+	return s.link.id, data, ok
 }
 
 // Set stores a copy of the value under the key.
@@ -530,6 +535,13 @@ func (s *Session) open() {
 	if s.state == unloaded {
 		s.load()
 	}
+}
+
+// wasUsed reports whether the response depends on the session.
+func (s *Session) wasUsed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
 }
 
 // fail makes the first failure stick, and returns it. s.mu is held.

@@ -229,14 +229,20 @@ type OpenFunc func(ctx context.Context, rawURL string) (Store, error)
 //	memory:                this process's memory
 //	file:///path/to/file   one file (file:name for a relative path)
 //	dir:///path/to/dir     one file a session; without a path a new temporary directory, removed by Close
+//	mysql://user:password@host:port/database        MySQL, and mariadb: MariaDB
+//	postgres://user:password@host:port/database     PostgreSQL
+//	redis://user:password@host:port/number          Redis; rediss: with TLS; valkey: and valkeys: the same
+//	mongodb://user:password@host:port/database      MongoDB, and mongodb+srv:
+//	memcached://host:port,host:port                 Memcached
 //
-// and the schemes that RegisterScheme added. An error never shows the URL's password.
+// and the schemes that RegisterScheme added. What each store's URL has beyond that, and what stands for a part that
+// is left out, is told at its type. An error never shows the URL's password.
 //
 // Open links every backend into the program. To link one alone, call its constructor.
 func Open(ctx context.Context, rawURL string) (Store, error) {
 	scheme, _, found := strings.Cut(rawURL, ":")
 	scheme = strings.ToLower(scheme)
-	if rawURL != "" && !found {
+	if rawURL != "" && (!found || scheme == "") {
 		return nil, fmt.Errorf("session: a store's URL starts with a scheme and a colon; known are %s", knownSchemes())
 	}
 	open, ok := lookupScheme(scheme)
@@ -260,6 +266,12 @@ func builtinSchemes() map[string]OpenFunc {
 		"memory": openMemory,
 		"file":   openFile,
 		"dir":    openDir,
+
+		"mysql": openMySQL, "mariadb": openMySQL,
+		"postgres": openPostgres, "postgresql": openPostgres,
+		"redis": openRedis, "rediss": openRedis, "valkey": openRedis, "valkeys": openRedis,
+		"mongodb": openMongo, "mongodb+srv": openMongo,
+		"memcached": openMemcache,
 	}
 }
 

@@ -35,8 +35,10 @@ import (
 // many are there. The file does not shrink; room that records leave is used again.
 type FileStore struct {
 	db        *bbolt.DB
+	file      *os.File // of db
 	path      string
 	temporary bool
+	broken    atomic.Bool // whether db is locked for good
 
 	mu     sync.Mutex
 	queue  []*fileOp
@@ -65,13 +67,12 @@ func NewFileStore(path string, opts *FileOptions) (*FileStore, error) {
 	if path == "" {
 		return nil, errors.New("session: a file store needs the path of its file")
 	}
-	db, err := openBolt(path, opts)
-	if err != nil {
+	s := &FileStore{path: path}
+	if err := s.open(opts); err != nil {
 		return nil, err
 	}
-	s := &FileStore{db: db, path: path}
 	if err := s.prepare(); err != nil {
-		db.Close()
+		s.Close()
 		return nil, err
 	}
 	return s, nil
@@ -246,7 +247,12 @@ func (s *FileStore) Close() error {
 	if closed {
 		return nil
 	}
-	err := s.db.Close()
+	var err error
+	if s.broken.Load() {
+		err = s.file.Close()
+	} else {
+		err = s.db.Close()
+	}
 	if s.temporary {
 		err = errors.Join(err, os.Remove(s.path))
 	}
@@ -295,12 +301,42 @@ func (s *FileStore) chunk(ctx context.Context, last []byte, data bool) (entries 
 }
 
 // view runs fn in a transaction that reads, which neither waits for writers nor makes them wait for long.
-func (s *FileStore) view(fn func(*bbolt.Tx) error) (err error) {
-	err = guardMap(func() error { return s.db.View(fn) })
+func (s *FileStore) view(fn func(*bbolt.Tx) error) error {
+	err := s.transaction(false, fn)
 	if err != nil && err != ErrNotFound {
 		return s.wrap(err)
 	}
 	return err
+}
+
+// transaction is what bbolt's View and Update do, except that it ends a transaction that a damaged page has made
+// panic without reading any page again. Theirs could panic again, and leave the database locked.
+func (s *FileStore) transaction(writable bool, fn func(*bbolt.Tx) error) error {
+	return guardMap(func() error {
+		tx, err := s.begin(writable)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() // does nothing after Commit
+		if err := fn(tx); err != nil || !writable {
+			return err
+		}
+		return tx.Commit()
+	})
+}
+
+// begin remembers that it has panicked, since that does leave the database locked.
+func (s *FileStore) begin(writable bool) (*bbolt.Tx, error) {
+	if s.broken.Load() {
+		return nil, errors.New("the file is damaged")
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.broken.Store(true)
+			panic(p)
+		}
+	}()
+	return s.db.Begin(writable)
 }
 
 // A fileOp is one change that waits to be written.
@@ -364,23 +400,21 @@ var errUnchanged = errors.New("session: nothing to write")
 // commit applies the batch in one transaction. If that fails, nothing was changed and every call learns why:
 // a conflict with a change that was never made would be misleading.
 func (s *FileStore) commit(batch []*fileOp) {
-	err := guardMap(func() error {
-		return s.db.Update(func(tx *bbolt.Tx) error {
-			b := &fileBuckets{records: tx.Bucket(bucketRecords), expiries: tx.Bucket(bucketExpiries)}
-			for _, op := range batch {
-				if !op.state.CompareAndSwap(0, opTaken) {
-					continue
-				}
-				op.err = op.apply(b)
-				if op.err != nil && op.err != ErrConflict && op.err != ErrNotFound {
-					return op.err
-				}
+	err := s.transaction(true, func(tx *bbolt.Tx) error {
+		b := &fileBuckets{records: tx.Bucket(bucketRecords), expiries: tx.Bucket(bucketExpiries)}
+		for _, op := range batch {
+			if !op.state.CompareAndSwap(0, opTaken) {
+				continue
 			}
-			if !b.changed {
-				return errUnchanged
+			op.err = op.apply(b)
+			if op.err != nil && op.err != ErrConflict && op.err != ErrNotFound {
+				return op.err
 			}
-			return nil
-		})
+		}
+		if !b.changed {
+			return errUnchanged
+		}
+		return nil
 	})
 	for _, op := range batch {
 		if err != nil && err != errUnchanged {
@@ -502,31 +536,39 @@ func (b *fileBuckets) sweep(now int64, limit int) (removed, seen int, err error)
 	return removed, len(keys), nil
 }
 
-// openBolt opens the database at path, whatever is in it.
-func openBolt(path string, opts *FileOptions) (db *bbolt.DB, err error) {
+// open opens the database, whatever is in it.
+func (s *FileStore) open(opts *FileOptions) error {
 	options := &bbolt.Options{
 		Timeout:      1, // one attempt at the lock
 		FreelistType: bbolt.FreelistMapType,
 		NoSync:       opts.NoSync,
 		NoStatistics: true,
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		createBolt(path, options)
+	if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
+		createBolt(s.path, options)
 	}
-	err = guardMap(func() error {
-		db, err = bbolt.Open(path, 0o600, options)
+	options.OpenFile = func(name string, flag int, perm fs.FileMode) (_ *os.File, err error) {
+		s.file, err = os.OpenFile(name, flag, perm)
+		return s.file, err
+	}
+	err := guardMap(func() (err error) {
+		s.db, err = bbolt.Open(s.path, 0o600, options)
 		return err
 	})
 	switch {
 	case err == nil:
-		return db, nil
+		return nil
 	case errors.Is(err, bbolterrors.ErrTimeout):
-		return nil, fmt.Errorf("session: the file store %q is open elsewhere, and one process can use it at a time; "+
-			"a dir: store (DirStore) is for several", path)
-	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("session: %q is not the file of a file store: %w", path, err)
+		return fmt.Errorf("session: the file store %q is open elsewhere, and one process can use it at a time; "+
+			"a dir: store (DirStore) is for several", s.path)
 	}
-	return nil, fmt.Errorf("session: file store %q: %w", path, err)
+	if s.file != nil {
+		s.file.Close() // bbolt has done so, unless it panicked
+	}
+	if errors.Is(err, bbolterrors.ErrInvalid) || errors.Is(err, bbolterrors.ErrVersionMismatch) {
+		return fmt.Errorf("session: %q is not the file of a file store: %w", s.path, err)
+	}
+	return s.wrap(err)
 }
 
 // createBolt makes an empty database and then gives it its name, so that a crash leaves no half of one. Where
@@ -566,7 +608,7 @@ func (s *FileStore) prepare() error {
 	if err != nil || !fresh {
 		return err
 	}
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	err = s.transaction(true, func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketFormat, bucketRecords, bucketExpiries} {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err

@@ -1,19 +1,80 @@
 package session_test
 
 import (
+	"crypto/rand"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
 )
 
-// eachStore runs a test on every backend. newStore returns a store, or a namespace of one, that nobody else uses.
+// stores makes a store of each kind, in a namespace that nobody else uses, at a real server where it needs one.
+var stores = []struct {
+	name string
+	open func(t *testing.T) session.Store
+}{
+	{"memory", func(*testing.T) session.Store { return session.NewMemoryStore() }},
+	{"file", func(t *testing.T) session.Store {
+		// Without a sync each save takes microseconds; what a sync is for is shown by the crash tests.
+		return closed(t)(open(session.NewFileStore(filepath.Join(t.TempDir(), "sessions.db"), &session.FileOptions{NoSync: true})))
+	}},
+	{"dir", func(t *testing.T) session.Store {
+		return closed(t)(open(session.NewDirStore(filepath.Join(t.TempDir(), "sessions"), &session.DirOptions{NoSync: true})))
+	}},
+	{"redis", func(t *testing.T) session.Store { return openServer(t, servertest.Redis(t), "prefix") }},
+	{"redis cluster", func(t *testing.T) session.Store { return openServer(t, servertest.RedisCluster(t), "prefix") }},
+	{"memcached", func(t *testing.T) session.Store { return openServer(t, servertest.Memcached(t), "prefix") }},
+	{"mysql", func(t *testing.T) session.Store { return openServer(t, servertest.MariaDB(t), "table") }},
+	{"postgres", func(t *testing.T) session.Store { return openServer(t, servertest.PostgreSQL(t), "table") }},
+	{"mongodb", func(t *testing.T) session.Store { return openServer(t, servertest.MongoDB(t), "collection") }},
+	{"cache of memory", func(*testing.T) session.Store { return session.NewCacheStore(session.NewMemoryStore(), nil) }},
+	{"cache of redis", func(t *testing.T) session.Store {
+		return session.NewCacheStore(openServer(t, servertest.Redis(t), "prefix"), nil)
+	}},
+}
+
+// eachStore runs a test on every backend.
 func eachStore(t *testing.T, fn func(t *testing.T, newStore func(*testing.T) session.Store)) {
 	t.Helper()
-	for name, newStore := range stores {
-		t.Run(name, func(t *testing.T) { fn(t, newStore) })
+	for _, s := range stores {
+		t.Run(s.name, func(t *testing.T) { fn(t, s.open) })
 	}
 }
 
-var stores = map[string]func(*testing.T) session.Store{
-	"memory": func(*testing.T) session.Store { return session.NewMemoryStore() },
+// openServer opens a store on a server by its URL, with a name of its own for table, collection or prefix.
+func openServer(t *testing.T, server *servertest.Server, parameter string) session.Store {
+	t.Helper()
+	separator := "?"
+	if strings.Contains(server.URL, "?") {
+		separator = "&"
+	}
+	url := server.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
+	return closed(t)(session.Open(t.Context(), url))
+}
+
+// closed returns a function that fails the test if a store could not be opened, and closes it at its end.
+func closed(t *testing.T) func(session.Store, error) session.Store {
+	return func(store session.Store, err error) session.Store {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := session.Close(store); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+		return store
+	}
+}
+
+// open hides what kind of store a constructor returned.
+func open[S session.Store](store S, err error) (session.Store, error) { return store, err }
+
+// Every store keeps the contract.
+func TestStores(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.Run(t, newStore) })
 }

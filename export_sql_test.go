@@ -1,0 +1,7 @@
+package session
+
+// What the tests of the SQL stores see of the inside.
+var (
+	ParseMySQLURL    = parseMySQLURL
+	ParsePostgresURL = parsePostgresURL
+)

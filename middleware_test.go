@@ -1,0 +1,482 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/session"
+)
+
+// The save does not depend on the client's patience.
+func TestClientHangsUp(t *testing.T) {
+	m := newManager(t, impatient{session.NewMemoryStore()}, nil)
+	value, _ := begin(t, m)
+	entered, done := make(chan struct{}), make(chan struct{})
+	srv := newServer(t, false, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		s := session.FromContext(r.Context())
+		s.Set("before", 1)
+		close(entered)
+		<-r.Context().Done()
+		s.Set("after", 1)
+		io.WriteString(w, "is anybody there?")
+		if err := s.Err(); err != nil {
+			t.Errorf("the commit failed: %v", err)
+		}
+	})))
+	ctx, hangUp := context.WithCancel(t.Context())
+	r, _ := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL, nil)
+	r.Header.Set("Cookie", "session_id="+value)
+	go func() {
+		<-entered
+		hangUp()
+	}()
+	if res, err := srv.Client().Do(r); err == nil {
+		res.Body.Close() // the answer was faster than the end of the connection
+	}
+	<-done
+	serve(handle(m, func(s *session.Session) {
+		if got := s.Keys(); !slices.Equal(got, []string{"after", "before", "k"}) {
+			t.Errorf("saved were %v", got)
+		}
+	}), "session_id="+value)
+}
+
+// An impatient store gives up when its context is done, as those behind a network do.
+type impatient struct{ session.Store }
+
+func (i impatient) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	select {
+	case <-ctx.Done():
+		return session.Record{}, ctx.Err()
+	default:
+		return i.Store.Load(ctx, id)
+	}
+}
+
+func (i impatient) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	default:
+		return i.Store.Save(ctx, id, rec)
+	}
+}
+
+// A handler that does not return leaves nothing behind, and its panic is the server's to see.
+func TestPanicSavesNothing(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func()
+		want any
+	}{
+		{"panic", func() { panic("boom") }, "boom"},
+		{"ErrAbortHandler", func() { panic(http.ErrAbortHandler) }, http.ErrAbortHandler},
+		{"Goexit", runtime.Goexit, nil},
+	} {
+		for _, do := range []string{"create", "change", "regenerate", "destroy"} {
+			t.Run(test.name+"/"+do, func(t *testing.T) {
+				store := newCounting()
+				m := newManager(t, store, nil)
+				cookie := ""
+				if do != "create" {
+					value, _ := begin(t, m)
+					cookie = "session_id=" + value
+				}
+				store.calls()
+				w := httptest.NewRecorder()
+				r := httptest.NewRequest(http.MethodGet, "/", nil)
+				r.Header.Set("Cookie", cookie)
+				var got any
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					defer func() { got = recover() }()
+					handle(m, func(s *session.Session) {
+						s.Set("k", 2)
+						switch do {
+						case "regenerate":
+							s.Regenerate()
+						case "destroy":
+							s.Destroy()
+						}
+						test.end()
+					}).ServeHTTP(w, r)
+				})
+				wg.Wait()
+				if got != test.want {
+					t.Errorf("what came up is %v, want %v", got, test.want)
+				}
+				if calls := store.calls(); calls[1]+calls[2]+calls[3] > 0 || len(w.Header()) > 0 {
+					t.Errorf("saves, touches, deletes: %v; header: %v", calls[1:], w.Header())
+				}
+				if do != "create" {
+					serve(handle(m, func(s *session.Session) {
+						if got, _ := s.Get("k"); got != int64(1) {
+							t.Errorf("afterwards, the value is %v", got)
+						}
+					}), cookie)
+				}
+			})
+		}
+	}
+}
+
+// A panic in the store or the observer goes up like the handler's own, through every method that may load.
+func TestPanicWhileLoading(t *testing.T) {
+	store := &panicking{MemoryStore: session.NewMemoryStore()}
+	m := newManager(t, store, nil)
+	value, _ := begin(t, m)
+	store.armed = true
+	for name, use := range map[string]func(s *session.Session){
+		"Get":    func(s *session.Session) { s.Get("k") },
+		"Has":    func(s *session.Session) { s.Has("k") },
+		"Set":    func(s *session.Session) { s.Set("k", 1) },
+		"Update": func(s *session.Session) { session.Key[int]("k").Update(s, func(int) int { return 1 }) },
+		"Reload": func(s *session.Session) { s.Reload(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := make(chan any, 1)
+			go func() {
+				defer func() { up <- recover() }()
+				serve(handle(m, use), "session_id="+value)
+			}()
+			select {
+			case got := <-up:
+				if got != "boom" {
+					t.Errorf("what came up is %v", got)
+				}
+			case <-time.After(10 * time.Second): // a lock that nobody releases
+				t.Fatal("the request hangs")
+			}
+		})
+	}
+}
+
+type panicking struct {
+	*session.MemoryStore
+	armed bool
+}
+
+func (p *panicking) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	if p.armed {
+		panic("boom")
+	}
+	return p.MemoryStore.Load(ctx, id)
+}
+
+// In a stream, changes are saved by Save and when the handler returns.
+func TestLateChanges(t *testing.T) {
+	store := session.NewMemoryStore()
+	m := newManager(t, store, nil)
+	value, _ := begin(t, m)
+	stored := func() string {
+		keys := ""
+		serve(handle(m, func(s *session.Session) { keys = strings.Join(s.Keys(), " ") }), "session_id="+value)
+		return keys
+	}
+	serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		s.Set("early", 1)
+		io.WriteString(w, "data: 1\n\n")
+		w.(http.Flusher).Flush()
+		if got := stored(); got != "early k" {
+			t.Errorf("after the first byte the store has %q", got)
+		}
+		s.Set("middle", 1)
+		if err := s.Save(r.Context()); err != nil {
+			t.Errorf("Save: %v", err)
+		}
+		if got := stored(); got != "early k middle" {
+			t.Errorf("after Save the store has %q", got)
+		}
+		s.Set("late", 1)
+		s.Delete("k")
+	})), "session_id="+value)
+	if got := stored(); got != "early late middle" {
+		t.Errorf("after the return the store has %q", got)
+	}
+}
+
+// What needs a cookie is refused once the header has left, and leaves nothing in the store.
+func TestTooLate(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		existing bool
+		do       func(s *session.Session)
+		ends     bool
+	}{
+		{"new session", false, func(s *session.Session) { s.Set("k", 1) }, false},
+		{"regenerate", true, func(s *session.Session) { s.Regenerate() }, false},
+		{"regenerate and change", true, func(s *session.Session) { s.Regenerate(); s.Set("k", 2) }, false},
+		{"destroy", true, func(s *session.Session) { s.Destroy() }, true},
+		{"destroy and begin another", true, func(s *session.Session) { s.Destroy(); s.Set("k", 2) }, true},
+	} {
+		for _, used := range []bool{false, true} {
+			for _, save := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/used %v/save %v", test.name, used, save), func(t *testing.T) {
+					store := newCounting()
+					var lost []session.Event
+					m := newManager(t, store, &session.Options{Logger: quiet, Observer: func(_ context.Context, e session.Event) {
+						if e.Kind == session.EventLost {
+							lost = append(lost, e)
+						}
+					}})
+					cookie, records := "", 0
+					if test.existing {
+						value, _ := begin(t, m)
+						cookie, records = "session_id="+value, 1
+					}
+					store.calls()
+					res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						s := session.FromContext(r.Context())
+						if used {
+							s.Has("k")
+						}
+						w.WriteHeader(http.StatusOK)
+						test.do(s)
+						if !save {
+							return
+						}
+						if err := s.Save(r.Context()); !errors.Is(err, session.ErrHeaderSent) || !errors.Is(s.Err(), err) {
+							t.Errorf("Save returns %v, Err %v", err, s.Err())
+						}
+					})), cookie)
+					wantStatus(t, res, http.StatusOK)
+					if setCookie(t, res.Header, "session_id") != "" {
+						t.Error("a cookie was set")
+					}
+					want := 0
+					if test.ends {
+						want = 1 // the mark of the ended session
+					}
+					if calls := store.calls(); calls[1] != want {
+						t.Errorf("%d saves, want %d", calls[1], want)
+					}
+					if n := recordCount(t, store); n != records {
+						t.Errorf("%d records, want %d", n, records)
+					}
+					if !save && (len(lost) != 1 || !errors.Is(lost[0].Err, session.ErrHeaderSent)) {
+						t.Errorf("nobody was told: %v", lost)
+					}
+					if test.existing {
+						serve(handle(m, func(s *session.Session) {
+							if got, ok := s.Get("k"); ok == test.ends || ok && got != int64(1) {
+								t.Errorf("afterwards, the value is %v, %v", got, ok)
+							}
+						}), cookie)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A handler that is wrapped twice has one session, committed once.
+func TestNestedHandler(t *testing.T) {
+	store := newCounting()
+	m := newManager(t, store, nil)
+	res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).Set("outer", 1)
+		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, inner *http.Request) {
+			s := session.FromContext(inner.Context())
+			if s != session.FromContext(r.Context()) || s != m.FromContext(inner.Context()) || !s.Has("outer") {
+				t.Error("the inner handler has another session")
+			}
+			s.Set("inner", 1)
+		})).ServeHTTP(w, r)
+	})))
+	if setCookie(t, res.Header, "session_id") == "" || store.calls()[1] != 1 {
+		t.Error("there is no cookie, or not one save")
+	}
+}
+
+// Managers with different cookies share a request and a store.
+func TestTwoManagers(t *testing.T) {
+	store := session.NewMemoryStore()
+	outer := newManager(t, store, &session.Options{Cookie: session.Cookie{Name: "outer"}})
+	inner := newManager(t, store, &session.Options{Cookie: session.Cookie{Name: "inner"}})
+	visit := func(fn func(o, i, innermost *session.Session), cookies ...string) *http.Response {
+		return serve(outer.Handler(inner.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fn(outer.FromContext(r.Context()), inner.FromContext(r.Context()), session.FromContext(r.Context()))
+			io.WriteString(w, "x")
+		}))), cookies...)
+	}
+	res := visit(func(o, i, innermost *session.Session) {
+		if i != innermost || o == i {
+			t.Error("FromContext is not that of the innermost manager")
+		}
+		o.Set("k", "outer")
+		i.Set("k", "inner")
+	})
+	o, i := setCookie(t, res.Header, "outer"), setCookie(t, res.Header, "inner")
+	if o == "" || i == "" {
+		t.Fatalf("the cookies are %q", res.Header["Set-Cookie"])
+	}
+	wantBoth := func(o, i, _ *session.Session) {
+		a, _ := o.Get("k")
+		b, _ := i.Get("k")
+		if a != "outer" || b != "inner" {
+			t.Errorf("the values are %v and %v", a, b)
+		}
+	}
+	visit(wantBoth, "outer="+cookieValue(o)+"; inner="+cookieValue(i))
+	swapped := visit(func(o, i, _ *session.Session) {
+		if o.Has("k") || i.Has("k") {
+			t.Error("a manager takes the other's cookie")
+		}
+	}, "outer="+cookieValue(i)+"; inner="+cookieValue(o))
+	if got := swapped.Header.Values("Vary"); !slices.Equal(got, []string{"Cookie"}) {
+		t.Errorf("Vary is %q", got)
+	}
+	visit(func(o, i, _ *session.Session) { i.Destroy() }, "outer="+cookieValue(o)+"; inner="+cookieValue(i))
+	visit(func(o, i, _ *session.Session) {
+		if !o.Has("k") || i.Has("k") {
+			t.Error("the end of one session is not the end of that one alone")
+		}
+	}, "outer="+cookieValue(o)+"; inner="+cookieValue(i))
+}
+
+// Without the middleware there is no session, and the panic says what to do.
+func TestFromContextWithoutHandler(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	other := newManager(t, session.NewMemoryStore(), nil)
+	for name, fn := range map[string]func(context.Context){
+		"FromContext":         func(ctx context.Context) { session.FromContext(ctx) },
+		"Manager.FromContext": func(ctx context.Context) { m.FromContext(ctx) },
+		"another manager": func(context.Context) {
+			serve(other.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { m.FromContext(r.Context()) })))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if got := fmt.Sprint(recover()); !strings.Contains(got, "Handler") || !strings.HasPrefix(got, "session: ") {
+					t.Errorf("the panic is %q", got)
+				}
+			}()
+			fn(t.Context())
+		})
+	}
+}
+
+// The error handler of the application's own is told what went wrong, and answers alone.
+func TestErrorHandler(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fault func(store *failing, s *session.Session)
+		want  error
+	}{
+		{"store", func(store *failing, s *session.Session) { store.save = errDown; s.Set("k", 2) }, errDown},
+		{"timeout", func(store *failing, s *session.Session) {
+			store.save = fmt.Errorf("dial: %w", context.DeadlineExceeded)
+			s.Set("k", 2)
+		}, context.DeadlineExceeded},
+		{"too large", func(_ *failing, s *session.Session) { s.Set("k", make([]byte, 2<<20)) }, session.ErrTooLarge},
+		{"gone", func(store *failing, s *session.Session) {
+			store.Delete(context.Background(), s.ID())
+			s.Set("k", 2)
+		}, session.ErrGone},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := &failing{Store: session.NewMemoryStore()}
+			var got error
+			m := newManager(t, store, &session.Options{Logger: quiet, ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+				got = err
+				w.Header().Set("X-Error", r.URL.Path)
+				w.WriteHeader(http.StatusTeapot)
+				io.WriteString(w, "sorry")
+			}})
+			value, _ := begin(t, m)
+			res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				test.fault(store, session.FromContext(r.Context()))
+				w.Header().Set("X-Handler", "1")
+				io.WriteString(w, "hello")
+			})), "session_id="+value)
+			if !errors.Is(got, test.want) {
+				t.Errorf("the error is %v", got)
+			}
+			if body := readBody(t, res); res.StatusCode != http.StatusTeapot || body != "sorry" ||
+				res.Header.Get("X-Error") != "/" || res.Header.Get("X-Handler") != "" {
+				t.Errorf("the response is %s %v %q", res.Status, res.Header, body)
+			}
+		})
+	}
+}
+
+// A crowd of strangers costs nothing at the store, whether their session is looked at or not.
+func TestAnonymousRequests(t *testing.T) {
+	store := newCounting()
+	m := newManager(t, store, nil)
+	h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/read" {
+			session.FromContext(r.Context()).Get("k")
+		}
+		io.WriteString(w, "hello")
+	}))
+	read, idle := httptest.NewRequest("GET", "/read", nil), httptest.NewRequest("GET", "/", nil)
+	for i := range 100_000 {
+		w := &fakeWriter{header: http.Header{}}
+		h.ServeHTTP(w, []*http.Request{read, idle}[i%2])
+		if w.header["Set-Cookie"] != nil {
+			t.Fatal("a cookie was set")
+		}
+	}
+	if calls := store.calls(); calls != [4]int{} || recordCount(t, store) != 0 {
+		t.Errorf("loads, saves, touches, deletes: %v", calls)
+	}
+}
+
+// Requests that do not use the session do not depend on it.
+func TestUnusedSession(t *testing.T) {
+	store := newCounting()
+	m := newManager(t, store, nil)
+	value, _ := begin(t, m)
+	store.calls()
+	down := newManager(t, &failing{Store: store, load: errDown, save: errDown, remove: errDown}, nil)
+	for _, m := range []*session.Manager{m, down} {
+		for _, cookie := range []string{"", "session_id=forged", "session_id=" + value} {
+			res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if got, want := m.HasCookie(r), strings.Contains(cookie, value); got != want {
+					t.Errorf("HasCookie is %v", got)
+				}
+				_ = session.FromContext(r.Context()).String()
+				_ = session.FromContext(r.Context()).Err()
+				io.WriteString(w, "hello")
+			})), cookie)
+			if body := readBody(t, res); res.StatusCode != http.StatusOK || body != "hello" {
+				t.Errorf("the response is %s %q", res.Status, body)
+			}
+			for _, name := range []string{"Vary", "Cache-Control", "Set-Cookie"} {
+				if got := res.Header.Values(name); len(got) > 0 {
+					t.Errorf("%s is %q", name, got)
+				}
+			}
+		}
+	}
+	if calls := store.calls(); calls != [4]int{} {
+		t.Errorf("loads, saves, touches, deletes: %v", calls)
+	}
+}
+
+// A Logger hears of a failed commit, and not the cookie's value.
+func TestFailureIsLogged(t *testing.T) {
+	var log strings.Builder
+	store := &failing{Store: session.NewMemoryStore()}
+	m := newManager(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	value, _ := begin(t, m)
+	store.save = errDown
+	serve(handle(m, func(s *session.Session) { s.Set("k", 2) }), "session_id="+value)
+	if got := log.String(); !strings.Contains(got, errDown.Error()) || strings.Contains(got, value) {
+		t.Errorf("the log is %q", got)
+	}
+}

@@ -1,0 +1,380 @@
+package session_test
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/session"
+)
+
+// A responseCase is one of the ways in which a handler can answer.
+type responseCase struct {
+	name     string
+	method   string                                                                        // GET if empty
+	body     string                                                                        // of the request, sent after 100 Continue
+	answer   func(t *testing.T, w http.ResponseWriter, r *http.Request, file string) error // the first error met
+	status   int
+	want     string // body of the response
+	http1    bool   // HTTP/2 has no such thing
+	noError  bool   // nothing in answer could tell of a failure
+	interims []int
+}
+
+var responseCases = []responseCase{
+	{name: "Write", status: 200, want: "hello", answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		_, err := w.Write([]byte("hello"))
+		return err
+	}},
+	{name: "WriteString", status: 200, want: "hello", answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		_, err := w.(io.StringWriter).WriteString("hello")
+		return err
+	}},
+	{name: "WriteHeader and Write", status: 201, want: "hello", answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.WriteHeader(http.StatusCreated)
+		_, err := io.WriteString(w, "hello")
+		return err
+	}},
+	{name: "WriteHeader alone", status: 202, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.WriteHeader(http.StatusAccepted)
+		return nil
+	}},
+	{name: "nothing", status: 200, noError: true, answer: func(*testing.T, http.ResponseWriter, *http.Request, string) error {
+		return nil
+	}},
+	{name: "Flush", status: 200, want: "hello", answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.(http.Flusher).Flush()
+		_, err := io.WriteString(w, "hello")
+		return err
+	}},
+	{name: "Flush alone", status: 200, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.(http.Flusher).Flush()
+		return nil
+	}},
+	{name: "ResponseController.Flush", status: 200, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		return http.NewResponseController(w).Flush()
+	}},
+	{name: "io.Copy of a file", status: 200, want: "file", answer: func(t *testing.T, w http.ResponseWriter, _ *http.Request, file string) error {
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, err = io.Copy(w, f)
+		return err
+	}},
+	{name: "ServeFile", status: 200, want: "file", noError: true, answer: func(_ *testing.T, w http.ResponseWriter, r *http.Request, file string) error {
+		http.ServeFile(w, r, file)
+		return nil
+	}},
+	{name: "103 and Write", status: 200, want: "hello", interims: []int{103}, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.Header().Set("Link", "</style.css>; rel=preload; as=style")
+		w.WriteHeader(http.StatusEarlyHints)
+		_, err := io.WriteString(w, "hello")
+		return err
+	}},
+	{name: "103 twice and nothing", status: 200, interims: []int{103, 103}, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusEarlyHints)
+		return nil
+	}},
+	{name: "100 by reading the body", method: "POST", body: "ping", status: 200, want: "ping", interims: []int{100}, answer: func(_ *testing.T, w http.ResponseWriter, r *http.Request, _ string) error {
+		_, err := io.Copy(w, r.Body)
+		return err
+	}},
+	{name: "100 by hand", method: "POST", body: "ping", status: 200, want: "ping", interims: []int{100}, answer: func(t *testing.T, w http.ResponseWriter, r *http.Request, _ string) error {
+		w.WriteHeader(http.StatusContinue)
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Errorf("reading the request: %v", err)
+		}
+		_, err = w.Write(b)
+		return err
+	}},
+	{name: "101 and Hijack", status: 101, want: "raw", http1: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		return upgrade(w, w.(http.Hijacker).Hijack)
+	}},
+	{name: "101 and ResponseController.Hijack", status: 101, want: "raw", http1: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		return upgrade(w, http.NewResponseController(w).Hijack)
+	}},
+	{name: "Hijack and a header by hand", status: 200, want: "raw", http1: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		h := http.Header{"Set-Cookie": w.Header()["Set-Cookie"], "Connection": {"close"}}
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+		h.Write(conn)
+		io.WriteString(conn, "\r\nraw")
+		return nil
+	}},
+	{name: "ResponseController deadlines", status: 200, want: "hello", answer: func(t *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		c := http.NewResponseController(w)
+		late := time.Now().Add(time.Hour)
+		if err := errors.Join(c.SetReadDeadline(late), c.SetWriteDeadline(late), c.EnableFullDuplex()); err != nil {
+			t.Errorf("ResponseController: %v", err)
+		}
+		_, err := io.WriteString(w, "hello")
+		return err
+	}},
+	{name: "Redirect", status: 303, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, r *http.Request, _ string) error {
+		http.Redirect(w, r, "/elsewhere", http.StatusSeeOther)
+		return nil
+	}},
+	{name: "304", status: 304, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}},
+	{name: "204", status: 204, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}},
+	{name: "HEAD", method: "HEAD", status: 200, noError: true, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		return nil
+	}},
+	{name: "HEAD and Write", method: "HEAD", status: 200, answer: func(_ *testing.T, w http.ResponseWriter, _ *http.Request, _ string) error {
+		_, err := io.WriteString(w, "hello")
+		return err
+	}},
+}
+
+// upgrade switches protocols, sends three bytes and hangs up.
+func upgrade(w http.ResponseWriter, hijack func() (net.Conn, *bufio.ReadWriter, error)) error {
+	w.Header().Set("Connection", "Upgrade")
+	w.Header().Set("Upgrade", "test")
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	conn, _, err := hijack()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = io.WriteString(conn, "raw")
+	return err
+}
+
+// However a handler answers, the cookie is in the final header, and in no other.
+func TestCookieArrives(t *testing.T) {
+	forEachResponse(t, func(t *testing.T, c *responseCase, http2 bool) {
+		m := newManager(t, session.NewMemoryStore(), nil)
+		res, interims, err := exchange(t, m, c, http2)
+		if err != nil {
+			t.Errorf("the handler met the error %v", err)
+		}
+		if got := readBody(t, res); res.StatusCode != c.status || got != c.want {
+			t.Errorf("the response is %s with body %q, want %d with %q", res.Status, got, c.status, c.want)
+		}
+		line := setCookie(t, res.Header, "session_id")
+		if line == "" {
+			t.Fatal("the response has no session cookie")
+		}
+		for _, header := range interims {
+			if setCookie(t, header, "session_id") != "" {
+				t.Error("a 1xx response has the session cookie")
+			}
+		}
+		serve(handle(m, func(s *session.Session) {
+			if !s.Has("k") {
+				t.Error("the cookie leads to no session with the value in it")
+			}
+		}), "session_id="+cookieValue(line))
+	})
+}
+
+// When the session cannot be loaded or saved, the client gets an error and nothing of the handler's, whatever the
+// handler did.
+func TestFailedCommitReplacesResponse(t *testing.T) {
+	for _, fault := range []string{"save", "load"} {
+		t.Run(fault, func(t *testing.T) {
+			forEachResponse(t, func(t *testing.T, c *responseCase, http2 bool) {
+				store := &failing{Store: session.NewMemoryStore()}
+				m := newManager(t, store, &session.Options{Logger: quiet})
+				value := ""
+				if fault == "load" {
+					value, _ = begin(t, m)
+					store.load = errDown
+				} else {
+					store.save = errDown
+				}
+				res, _, err := exchange(t, m, c, http2, value)
+				if err == nil && !c.noError {
+					t.Error("the handler was not told")
+				}
+				want := "Service Unavailable\n"
+				if c.method == "HEAD" {
+					want = ""
+				}
+				if got := readBody(t, res); got != want || res.StatusCode != 503 {
+					t.Errorf("the response is %s with body %q", res.Status, got)
+				}
+				wantHeader := map[string]string{
+					"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store", "Vary": "Accept, Cookie",
+					"X-Outer": "outer", "Set-Cookie": "outer=1", "X-Content-Type-Options": "nosniff",
+				}
+				for name, values := range res.Header {
+					switch name {
+					case "Date", "Content-Length", "Connection":
+					default:
+						if got := strings.Join(values, ", "); got != wantHeader[name] {
+							t.Errorf("header %s is %q, want %q", name, got, wantHeader[name])
+						}
+						delete(wantHeader, name)
+					}
+				}
+				if len(wantHeader) > 0 {
+					t.Errorf("headers are missing: %v", wantHeader)
+				}
+				if n := res.ContentLength; n != int64(len("Service Unavailable\n")) && n != -1 {
+					t.Errorf("Content-Length is %d", n)
+				}
+				if len(res.Trailer) > 0 {
+					t.Errorf("the response has trailers: %v", res.Trailer)
+				}
+			})
+		})
+	}
+}
+
+func forEachResponse(t *testing.T, fn func(t *testing.T, c *responseCase, http2 bool)) {
+	for i := range responseCases {
+		c := &responseCases[i]
+		for _, proto := range []string{"HTTP1", "HTTP2"} {
+			if http2 := proto == "HTTP2"; !http2 || !c.http1 {
+				t.Run(proto+"/"+c.name, func(t *testing.T) { fn(t, c, http2) })
+			}
+		}
+	}
+}
+
+// exchange has a real server answer one request in the way of c, after setting headers of all kinds and k in the
+// session. It returns the response, the headers of those before the final one, and the handler's error.
+func exchange(t *testing.T, m *session.Manager, c *responseCase, http2 bool, cookie ...string) (*http.Response, []http.Header, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file.txt")
+	if err := os.WriteFile(file, []byte("file"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	inner := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).Set("k", 1)
+		maps.Copy(w.Header(), http.Header{
+			"Content-Type": {"text/x-handler"}, "Content-Encoding": {"x-handler"}, "Etag": {`"handler"`},
+			"X-Handler": {"1"}, "Trailer": {"X-Late"}, "Cache-Control": {"max-age=1"},
+		})
+		w.Header().Add("Set-Cookie", "handler=1")
+		if c.http1 {
+			w.Header().Del("Trailer")
+		} else if session.FromContext(r.Context()).Err() != nil {
+			w.Header().Set("Content-Length", "4711")
+		}
+		result <- c.answer(t, w, r, file)
+		w.Header().Set("X-Late", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Later", "1")
+	}))
+	srv := newServer(t, http2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Outer", "outer")
+		w.Header().Set("Set-Cookie", "outer=1")
+		w.Header().Set("Vary", "Accept")
+		inner.ServeHTTP(w, r)
+	}))
+	var mu sync.Mutex
+	var interims []http.Header
+	var codes []int
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+			mu.Lock()
+			defer mu.Unlock()
+			codes, interims = append(codes, code), append(interims, http.Header(header))
+			return nil
+		},
+	})
+	var body io.Reader
+	if c.body != "" {
+		body = strings.NewReader(c.body)
+	}
+	r, err := http.NewRequestWithContext(ctx, c.method, srv.URL+"/file.txt", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.body != "" {
+		r.Header.Set("Expect", "100-continue")
+		srv.Client().Transport.(*http.Transport).ExpectContinueTimeout = time.Hour
+	}
+	for _, value := range cookie {
+		r.Header.Set("Cookie", "session_id="+value)
+	}
+	res, err := srv.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := map[bool]int{false: 1, true: 2}[http2]; res.ProtoMajor != want {
+		t.Fatalf("the response came by %s", res.Proto)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if res.StatusCode < 500 && !slices.Equal(codes, c.interims) {
+		t.Errorf("the responses before the final one are %v, want %v", codes, c.interims)
+	}
+	return res, interims, <-result
+}
+
+// A save on request is not yet the header: what comes between the two is not lost, and shows no cookie.
+func TestSaveBeforeHeader(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	res, interims, _ := exchange(t, m, &responseCase{status: 200, interims: []int{103}, answer: func(t *testing.T, w http.ResponseWriter, r *http.Request, _ string) error {
+		if err := session.FromContext(r.Context()).Save(r.Context()); err != nil {
+			t.Errorf("Save: %v", err)
+		}
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set("Cache-Control", "public, max-age=3600")
+		return nil
+	}}, false)
+	readBody(t, res)
+	if setCookie(t, res.Header, "session_id") == "" {
+		t.Error("the final response has no session cookie")
+	}
+	if got := res.Header.Get("Cache-Control"); got != "max-age=3600, private" && got != "private, max-age=3600" {
+		t.Errorf("a response with the cookie has Cache-Control %q", got)
+	}
+	for _, header := range interims {
+		if setCookie(t, header, "session_id") != "" {
+			t.Error("a 1xx response has the session cookie")
+		}
+	}
+}
+
+// A new ID that Save brought into the store reaches the client, also if a later commit fails: the old one is
+// worth nothing any more.
+func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
+	store := &failing{Store: session.NewMemoryStore()}
+	m := newManager(t, store, &session.Options{Logger: quiet})
+	value, _ := begin(t, m)
+	res := serve(handle(m, func(s *session.Session) {
+		s.Regenerate()
+		if err := s.Save(t.Context()); err != nil {
+			t.Errorf("Save: %v", err)
+		}
+		store.save = errDown
+		s.Set("k", 2)
+	}), "session_id="+value)
+	wantStatus(t, res, http.StatusServiceUnavailable)
+	store.save = nil
+	line := setCookie(t, res.Header, "session_id")
+	serve(handle(m, func(s *session.Session) {
+		if got, _ := s.Get("k"); got != int64(1) {
+			t.Errorf("after an error the client has no session: k is %v", got)
+		}
+	}), "session_id="+cookieValue(line))
+}

@@ -1,0 +1,269 @@
+package sessiontest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/session"
+)
+
+func checkList(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	want := make(map[session.ID]session.Record)
+	for i, rec := range []session.Record{
+		{Data: []byte("with an expiry"), Expires: hour()},
+		{Data: []byte("without an expiry")},
+		{Expires: hour().AddDate(1, 0, 0)},
+		{Data: noise(10_000), Expires: hour()},
+		{Data: []byte("saved several times"), Expires: hour()},
+	} {
+		id := e.newID()
+		for ; rec.Version <= uint64(i); rec.Version++ {
+			e.save(ctx, id, rec, nil, "over the live record of that version, or none")
+		}
+		want[id] = rec
+	}
+	got := e.list(ctx, lister, want)
+	for id, rec := range want {
+		if len(got[id]) != 1 {
+			e.fail("List: want each record once, got one %d times", len(got[id]))
+		} else if d := difference(got[id][0], rec); d != "" {
+			e.fail("List: %s", d)
+		}
+	}
+}
+
+func checkListLive(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	expired, past, deleted := e.newID(), e.newID(), e.newID()
+	short := session.Record{Data: []byte("short-lived"), Expires: time.Now().Add(shortLife).Truncate(time.Millisecond)}
+	e.create(ctx, expired, short)
+	e.create(ctx, past, session.Record{Data: []byte("passed"), Expires: time.Now().Add(-time.Minute)})
+	e.create(ctx, deleted, session.Record{Data: []byte("deleted"), Expires: hour()})
+	e.delete(ctx, deleted, "of a live record")
+	e.wait(ctx, short.Expires)
+	gone := map[session.ID]session.Record{expired: {}, past: {}, deleted: {}}
+	got := e.list(ctx, lister, gone)
+	for id, what := range map[session.ID]string{
+		expired: "one whose Expires has passed",
+		past:    "one that was saved with an Expires that had passed",
+		deleted: "one that was deleted",
+	} {
+		if len(got[id]) > 0 {
+			e.fail("List: want live records only, got %s", what)
+		}
+	}
+}
+
+func checkListStop(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	want := session.Record{Data: []byte("data"), Expires: hour()}
+	var ids [4]session.ID
+	for i := range ids {
+		ids[i] = e.newID()
+		e.create(ctx, ids[i], want)
+	}
+	want.Version = 1
+	short, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	// More often than most pools have connections.
+	for i := range 25 {
+		if e.failed() {
+			return
+		}
+		seen := 0
+		if !returns(short, func() {
+			for _, err := range lister.List(short) {
+				if seen++; err != nil {
+					e.fail("List, left after the first record %d times: want a record, got %s", i, outcome(err))
+				}
+				break
+			}
+			e.save(short, ids[0], want, nil, fmt.Sprintf("after List was left early %d times", i+1))
+		}) {
+			e.fail("a method has not returned within %v after List was left early %d times", patience, i+1)
+		}
+		if seen != 1 {
+			e.fail("List: want at least one of %d live records, got none", len(ids))
+		}
+		want.Version++
+	}
+}
+
+func checkListOpen(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	id := e.newID()
+	rec := session.Record{Data: []byte("data"), Expires: hour()}
+	e.create(ctx, id, rec)
+	rec.Version = 1
+	inside, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, err := range lister.List(ctx) {
+		if err != nil {
+			e.fail("List: want records, got %s", outcome(err))
+			return
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			e.holds(inside, id, rec, "while List is under way")
+			e.save(inside, id, rec, nil, "while List is under way")
+			e.create(inside, e.newID(), rec)
+			e.delete(inside, id, "while List is under way")
+		}()
+		select {
+		case <-done:
+		case <-time.After(patience):
+			e.fail("Load, Save and Delete have not returned within %v while List is under way", patience)
+		}
+		return
+	}
+}
+
+func checkListChanges(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	// More than a small page of a store that goes through its records in pages.
+	const records = 144
+	rec := session.Record{Data: []byte("data"), Expires: hour()}
+	var ids [records]session.ID
+	unchanged := make(map[session.ID]bool)
+	for i := range ids {
+		ids[i] = e.newID()
+		unchanged[ids[i]] = true
+	}
+	many(len(ids), func(i int) { e.create(ctx, ids[i], rec) })
+	rec.Version = 1
+	seen := make(map[session.ID]int)
+	for entry, err := range lister.List(ctx) {
+		if err != nil {
+			e.fail("List while records are changed: want records, got %s", outcome(err))
+		}
+		if e.failed() {
+			return
+		}
+		id := entry.ID
+		if !unchanged[id] {
+			continue
+		}
+		seen[id]++
+		// Those behind make pages shift, to and fro.
+		switch n := len(seen); n / 16 % 3 {
+		case 0:
+			delete(unchanged, id)
+			e.delete(ctx, id, "while List is under way")
+		case 1:
+			delete(unchanged, id)
+			e.save(ctx, id, rec, nil, "while List is under way")
+		default:
+			e.create(ctx, e.newID(), rec)
+		}
+	}
+	for id := range unchanged {
+		if seen[id] != 1 {
+			e.fail("List while records that it has passed are changed: want each other one once, got one %d times", seen[id])
+		}
+	}
+}
+
+func checkCount(ctx context.Context, e *env) {
+	lister := e.needsList(ctx)
+	if lister == nil {
+		return
+	}
+	if _, err := lister.Count(ctx); errors.Is(err, errors.ErrUnsupported) {
+		e.skip("Count")
+		return
+	}
+	short := session.Record{Data: []byte("short-lived"), Expires: time.Now().Add(shortLife).Truncate(time.Millisecond)}
+	for range 3 {
+		e.create(ctx, e.newID(), short)
+		e.create(ctx, e.newID(), session.Record{Data: []byte("data"), Expires: hour()})
+		e.create(ctx, e.newID(), session.Record{Data: []byte("data")})
+	}
+	deleted := e.newID()
+	e.create(ctx, deleted, session.Record{Data: []byte("data")})
+	e.delete(ctx, deleted, "of a live record")
+	e.wait(ctx, short.Expires)
+
+	// Others may use the store: only what is wrong each time is wrong.
+	var low, high, count int
+	for range 5 {
+		low = e.size(ctx, lister)
+		var err error
+		if count, err = lister.Count(ctx); err != nil {
+			e.fail("Count: want success, got %s", outcome(err))
+		}
+		high = e.size(ctx, lister)
+		low, high = min(low, high), max(low, high)
+		if e.failed() || low <= count && count <= high {
+			return
+		}
+	}
+	e.fail("Count: want %d, as List had just before and after (%d and %d live records), got %d", high, low, high, count)
+}
+
+// needsList skips the rule if the store has no List to check.
+func (e *env) needsList(ctx context.Context) session.Lister {
+	lister, ok := e.store.(session.Lister)
+	if ok {
+		for _, err := range lister.List(ctx) {
+			ok = !errors.Is(err, errors.ErrUnsupported)
+			break
+		}
+	}
+	if !ok {
+		e.skip("List")
+		return nil
+	}
+	return lister
+}
+
+// list returns those of the wanted records that List yields, as often as it yields them. The records of others
+// pass by.
+func (e *env) list(
+	ctx context.Context, lister session.Lister, want map[session.ID]session.Record,
+) map[session.ID][]session.Record {
+	got := make(map[session.ID][]session.Record)
+	if e.failed() {
+		return got
+	}
+	for entry, err := range lister.List(ctx) {
+		if err != nil {
+			e.fail("List: want records, got %s", outcome(err))
+			break
+		}
+		if _, ok := want[entry.ID]; ok {
+			got[entry.ID] = append(got[entry.ID], entry.Record)
+		}
+	}
+	return got
+}
+
+func (e *env) size(ctx context.Context, lister session.Lister) int {
+	n := 0
+	for _, err := range lister.List(ctx) {
+		if err != nil {
+			e.fail("List: want records, got %s", outcome(err))
+			break
+		}
+		n++
+	}
+	return n
+}

@@ -1,0 +1,386 @@
+package sessiontest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/session"
+)
+
+// RunSessions checks, each in a subtest of its own and on a store from newStore, that sessions in that store keep
+// what package session promises for requests that meet: no change is lost, nothing that has ended comes back, and
+// no late response replaces a newer cookie. Requests go through [session.Manager.Handler], without a network.
+// [Run] names the rule that a store breaks; RunSessions shows what comes of it. It takes seconds.
+//
+// newStore may return the same store again, or one on a server that others use at the same time: all sessions
+// are new ones. They stay in the store until they expire, within minutes. What newStore opens it closes with
+// t.Cleanup. Subtests are not allowed in a bubble of testing/synctest.
+//
+// A rule does less on a store that is slow. Those named interleaved play rounds, a thousand at most. A failure tells
+// the seed of its round, which leads to much the same order of calls in each run, and all calls to the store.
+func RunSessions(t *testing.T, newStore func(t *testing.T) session.Store) {
+	t.Helper()
+	for _, r := range sessionRules() {
+		t.Run(r.name, func(t *testing.T) {
+			if err := r.run(t.Context(), newStore(t)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// CheckSessions checks the rules that RunSessions checks, one after the other on the same store, and returns all
+// broken ones joined, or nil. Soon after ctx ends it returns an error for which errors.Is(err, ctx.Err()) holds,
+// besides the rules found broken until then.
+func CheckSessions(ctx context.Context, store session.Store) error {
+	var broken []error
+	for _, r := range sessionRules() {
+		if err := ctx.Err(); err != nil {
+			broken = append(broken, fmt.Errorf("sessiontest: ended before rule %s: %w", r.name, err))
+			break
+		}
+		broken = append(broken, r.run(ctx, store))
+	}
+	return errors.Join(broken...)
+}
+
+// updateTime is how long checkParallelUpdates goes on; a slow store gets through fewer updates.
+const updateTime = 5 * time.Second
+
+// A sessionRule is one promise of package session.
+type sessionRule struct {
+	name  string
+	says  string
+	check func(ctx context.Context, s *site) error
+}
+
+func sessionRules() []sessionRule {
+	return []sessionRule{
+		{"parallel-changes", "changes of different keys all survive", checkParallelChanges},
+		{"parallel-updates", "Update loses no change, across processes", checkParallelUpdates},
+		{"parallel-renewals", "requests that renew a session at the same time end with one successor", checkParallelRenewals},
+		{"ended-in-flight", "a request in flight brings no session back that has ended, and touches no cookie", checkEndedInFlight},
+		{"expired", "an expired session reads as new, and no request in flight brings it back", checkExpired},
+		{"foreign", "an ID that the store does not know is never adopted", checkForeign},
+		{"interleaved", "in whatever order requests meet, nothing acknowledged is lost and nothing ended comes back",
+			mode{}.check},
+		{"interleaved-renewal", "the same while IDs are renewed",
+			mode{renew: true}.check},
+		{"interleaved-faults", "the same while IDs are renewed, calls to the store fail, and processes die",
+			mode{renew: true, faults: true}.check},
+	}
+}
+
+func (r sessionRule) run(ctx context.Context, store session.Store) error {
+	if store == nil {
+		return errors.New("sessiontest: the store is nil")
+	}
+	s := newSite(store)
+	err := r.check(ctx, s)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("sessiontest: ended during rule %s: %w", r.name, ctx.Err())
+	}
+	if storeErr := s.stage.failure(); storeErr != nil {
+		err = fmt.Errorf("%w\n\tthe store's first error: %w", err, storeErr)
+	}
+	return fmt.Errorf("sessiontest: rule %s: %w\n\tthe promise: %s", r.name, err, r.says)
+}
+
+func checkParallelChanges(ctx context.Context, s *site) error {
+	const n = 64
+	m, cookie, err := s.begin(ctx, s.options())
+	if err != nil {
+		return err
+	}
+	replies := make([]reply, n)
+	meet := newMeeting(n)
+	meet.run(func(i int) {
+		replies[i] = send(ctx, m, cookie, func(s *session.Session) {
+			s.Len()
+			meet.wait() // so that all start from the same record
+			written(i).Set(s, true)
+		})
+	})
+	for i, r := range replies {
+		if err := r.expect(http.StatusOK); err != nil {
+			return fmt.Errorf("request %d of %d, each of which sets a key of its own: %w", i, n, err)
+		}
+	}
+	v, err := look(ctx, m, cookie)
+	if err != nil {
+		return err
+	}
+	return v.holds(n)
+}
+
+func checkParallelUpdates(ctx context.Context, s *site) error {
+	const n, each = 64, 100
+	first, cookie, err := s.begin(ctx, s.options())
+	if err != nil {
+		return err
+	}
+	second, err := s.manager(s.options())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	end := time.Now().Add(updateTime)
+	var made atomic.Int64
+	newMeeting(n).run(func(i int) {
+		m := first
+		if i%2 == 1 {
+			m = second
+		}
+		for try := 0; try < each && ctx.Err() == nil && time.Now().Before(end); try++ {
+			err := send(ctx, m, cookie, func(s *session.Session) {
+				count.Update(s, func(n int) int { return n + 1 })
+			}).expect(http.StatusOK)
+			if err != nil {
+				cancel(fmt.Errorf("one of %d requests at a time that add one: %w", n, err))
+				return
+			}
+			made.Add(1)
+		}
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	v, err := look(ctx, first, cookie)
+	if err == nil && int64(v.count) != made.Load() {
+		err = fmt.Errorf("%d requests that add one have led to %d", made.Load(), v.count)
+	}
+	return err
+}
+
+func checkParallelRenewals(ctx context.Context, s *site) error {
+	const n = 32
+	const interval = 200 * time.Millisecond
+	opts := s.options()
+	opts.RenewInterval = interval
+	first, cookie, err := s.begin(ctx, opts)
+	if err != nil {
+		return err
+	}
+	second, err := s.manager(opts)
+	if err != nil {
+		return err
+	}
+	reader, err := s.manager(s.options())
+	if err != nil {
+		return err
+	}
+	before, err := look(ctx, reader, cookie)
+	if err != nil {
+		return err
+	}
+	if err := sleepUntil(ctx, time.Now().Add(interval)); err != nil {
+		return err
+	}
+	replies := make([]reply, n)
+	meet := newMeeting(n)
+	start := time.Now()
+	meet.run(func(i int) {
+		m := first
+		if i%2 == 1 {
+			m = second
+		}
+		replies[i] = send(ctx, m, cookie, func(s *session.Session) {
+			s.Len()
+			meet.wait()
+			if i < n/2 {
+				written(i).Set(s, true)
+			}
+		})
+	})
+	renewals := 1 + int(time.Since(start)/(interval-time.Millisecond)) // a slow store has time for more than one
+
+	after, err := look(ctx, reader, cookie)
+	if err != nil {
+		return err
+	}
+	if after.id == before.id {
+		return fmt.Errorf("%d requests at the moment of renewal, and the ID is still %v", n, before.id)
+	}
+	successors := map[string]bool{}
+	for i, r := range replies {
+		if r.status != http.StatusOK || r.removed {
+			return fmt.Errorf("request %d of %d at the moment of renewal got the answer %v", i, n, r)
+		}
+		if r.cookie == "" || successors[r.cookie] {
+			continue
+		}
+		successors[r.cookie] = true
+		v, err := look(ctx, reader, r.cookie)
+		if err != nil {
+			return err
+		}
+		if v.id != after.id {
+			return fmt.Errorf("the cookies of one session lead to the IDs %v and %v", after.id, v.id)
+		}
+	}
+	if len(successors) == 0 || len(successors) > renewals {
+		return fmt.Errorf("want 1 to %d successors, got %d", renewals, len(successors))
+	}
+	return after.holds(n / 2)
+}
+
+// checkEndedInFlight has a request load the session, then has another one end it and get its answer, and then lets
+// the first one go on.
+func checkEndedInFlight(ctx context.Context, s *site) error {
+	for _, tt := range []struct {
+		end, late act
+		status    int // of the late one
+	}{
+		{destroys, reads, http.StatusOK},
+		{destroys, writes, http.StatusConflict},
+		{destroys, regenerates, http.StatusConflict},
+		{destroys, destroys, http.StatusOK},
+		{regenerates, reads, http.StatusOK},
+		{regenerates, writes, http.StatusConflict},
+		{regenerates, regenerates, http.StatusConflict},
+		{regenerates, destroys, http.StatusConflict}, // 200 would say that the session has ended
+	} {
+		for _, processes := range []int{1, 2} {
+			for _, renew := range []bool{false, true} {
+				err := s.endInFlight(ctx, processes, renew, tt.end, tt.late, tt.status)
+				if err != nil {
+					return fmt.Errorf("a %v loads the session, a %v ends it, the %v goes on (processes: %d, renewal due: %t): %w",
+						tt.late, tt.end, tt.late, processes, renew, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (s *site) endInFlight(ctx context.Context, processes int, renew bool, end, late act, status int) error {
+	opts := s.options()
+	if renew {
+		opts.RenewInterval = time.Millisecond
+	}
+	m, cookie, err := s.begin(ctx, opts)
+	if err != nil {
+		return err
+	}
+	other := m
+	if processes > 1 {
+		if other, err = s.manager(opts); err != nil {
+			return err
+		}
+	}
+	if err := sleepUntil(ctx, time.Now().Add(2*time.Millisecond)); err != nil {
+		return err
+	}
+	var ender reply
+	straggler := send(ctx, m, cookie, func(s *session.Session) {
+		s.Len()
+		ender = send(ctx, other, cookie, func(s *session.Session) { end.do(s, 0) })
+		late.do(s, 1)
+	})
+	if ender.status != http.StatusOK || ender.removed != (end == destroys) || (ender.cookie != "") != (end == regenerates) {
+		return fmt.Errorf("the %v got the answer %v", end, ender)
+	}
+	if err := straggler.expect(status); err != nil {
+		return fmt.Errorf("the %v that goes on: %w", late, err)
+	}
+	v, err := look(ctx, other, cookie)
+	switch {
+	case err != nil:
+		return err
+	case v.id != session.ID{}:
+		return errors.New("the cookie still leads to a session")
+	case end == destroys:
+		return nil
+	}
+	if v, err = look(ctx, other, ender.cookie); err != nil {
+		return err
+	}
+	if v.written[1] {
+		return errors.New("what was refused is in the session")
+	}
+	return v.holds(1)
+}
+
+func checkExpired(ctx context.Context, s *site) error {
+	opts := s.options()
+	for idle := 50 * time.Millisecond; ; idle *= 4 {
+		opts.IdleTimeout = idle
+		m, cookie, err := s.begin(ctx, opts)
+		if err != nil {
+			return err
+		}
+		var id session.ID
+		straggler := send(ctx, m, cookie, func(s *session.Session) {
+			if id = s.ID(); id != (session.ID{}) {
+				sleepUntil(ctx, s.Expires())
+				written(0).Set(s, true)
+			}
+		})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case id == session.ID{} && idle < time.Minute:
+			continue // it had expired before the store found it
+		case id == session.ID{}:
+			return errors.New("a session cannot be loaded once it is saved")
+		}
+		if err := straggler.expect(http.StatusConflict); err != nil {
+			return fmt.Errorf("a request that writes when the session has expired: %w", err)
+		}
+		return s.startsAnew(ctx, m, cookie, id)
+	}
+}
+
+func checkForeign(ctx context.Context, s *site) error {
+	elsewhere := newSite(session.NewMemoryStore())
+	elsewhere.secret = s.secret
+	m, cookie, err := elsewhere.begin(ctx, s.options())
+	if err != nil {
+		return err
+	}
+	v, err := look(ctx, m, cookie)
+	if err != nil {
+		return err
+	}
+	if m, err = s.manager(s.options()); err != nil {
+		return err
+	}
+	return s.startsAnew(ctx, m, cookie, v.id)
+}
+
+// startsAnew checks that a genuine cookie without a session behind it leads to a new one, with another ID.
+func (s *site) startsAnew(ctx context.Context, m *session.Manager, cookie string, id session.ID) error {
+	v, err := look(ctx, m, cookie)
+	if err != nil {
+		return err
+	}
+	if !v.isNew || !v.unknown || v.id != (session.ID{}) || v.planted != "" {
+		return errors.New("the cookie does not read as that of a new session")
+	}
+	r := send(ctx, m, cookie, plant)
+	if r.status != http.StatusOK || r.cookie == "" || r.cookie == cookie {
+		return fmt.Errorf("want a new session to come with a new cookie, got the answer %v", r)
+	}
+	if v, err = look(ctx, m, r.cookie); err != nil {
+		return err
+	}
+	if v.id == id {
+		return fmt.Errorf("the new session has the client's ID %v", id)
+	}
+	if err := v.holds(0); err != nil {
+		return err
+	}
+	if _, err := s.stage.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+		return fmt.Errorf("Load of the client's ID %v: want session.ErrNotFound, got %v", id, err)
+	}
+	return nil
+}

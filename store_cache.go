@@ -1,0 +1,264 @@
+package session
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+)
+
+// A CacheStore keeps the records of another store that were last in use in this process's memory, where Load
+// finds them without asking that store. It is safe for concurrent use.
+//
+// What Load returns may be out of date, by CacheOptions.MaxAge at most: for that long, a process may still serve
+// a session that another one has changed or ended. Nothing is lost by it, because Save goes to the store, whose
+// compare-and-swap refuses what builds on an old version; the record is then dropped from the cache, and Load asks
+// the store again. Within one process there is no delay: once a Save, Touch or Delete has returned, no Load that
+// begins later returns what was there before it. That a record is not there is never remembered.
+//
+// Touch, DeleteExpired, List, Count and Close are those of the wrapped store: they return an error that wraps
+// errors.ErrUnsupported where it has none; Close then does nothing.
+type CacheStore struct {
+	store      Store
+	maxAge     time.Duration
+	maxEntries int
+	maxBytes   int
+
+	mu      sync.Mutex
+	entries map[ID]*list.Element // of cacheEntry
+	recent  *list.List           // the last used first
+	bytes   int
+	busy    map[ID]*cacheBusy
+}
+
+// CacheOptions are the options of NewCacheStore. The zero value, and nil, mean the defaults.
+type CacheOptions struct {
+	// MaxAge is for how long Load does without the store. Zero means one second.
+	MaxAge time.Duration
+	// MaxEntries is how many records are kept at most. Zero means 10,000.
+	MaxEntries int
+	// MaxBytes bounds the memory that the kept records take, in bytes: their data and 256 for each. Zero means
+	// 32 MiB. A record that exceeds it alone is not kept.
+	MaxBytes int
+}
+
+// cacheOverhead is about what a record takes beside its data.
+const cacheOverhead = 256
+
+// A cacheEntry is a record in the cache. It is replaced, never changed.
+type cacheEntry struct {
+	id   ID
+	rec  Record
+	seen time.Time // the store had it then, or later
+}
+
+// cacheBusy tells of the calls to the store for one ID that are under way.
+type cacheBusy struct {
+	calls  int
+	writes uint64 // how many writes have returned
+}
+
+// NewCacheStore returns a cache in front of store. Negative options mean the same as zero.
+func NewCacheStore(store Store, opts *CacheOptions) *CacheStore {
+	if opts == nil {
+		opts = &CacheOptions{}
+	}
+	c := &CacheStore{
+		store:      store,
+		maxAge:     time.Second,
+		maxEntries: 10_000,
+		maxBytes:   32 << 20,
+		entries:    make(map[ID]*list.Element),
+		recent:     list.New(),
+		busy:       make(map[ID]*cacheBusy),
+	}
+	if opts.MaxAge > 0 {
+		c.maxAge = opts.MaxAge
+	}
+	if opts.MaxEntries > 0 {
+		c.maxEntries = opts.MaxEntries
+	}
+	if opts.MaxBytes > 0 {
+		c.maxBytes = opts.MaxBytes
+	}
+	return c
+}
+
+// Load implements Store.
+func (c *CacheStore) Load(ctx context.Context, id ID) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, err
+	}
+	rec, call, ok := c.lookup(id)
+	if ok {
+		return rec, nil
+	}
+	rec, err := c.store.Load(ctx, id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if undisturbed := c.end(id, call); err != nil {
+		c.drop(id)
+	} else if undisturbed {
+		c.keep(cacheEntry{id, rec, call.start})
+	}
+	return rec, err
+}
+
+// Save implements Store.
+func (c *CacheStore) Save(ctx context.Context, id ID, rec Record) error {
+	call := c.begin(id)
+	err := c.store.Save(ctx, id, rec)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	undisturbed := c.endWrite(id, call)
+	c.drop(id) // after an error, too: a conflict means that it was out of date
+	if err == nil && undisturbed {
+		rec.Version++
+		rec.cas = 0
+		c.keep(cacheEntry{id, rec, call.start})
+	}
+	return err
+}
+
+// Touch implements Toucher, if the wrapped store is one.
+func (c *CacheStore) Touch(ctx context.Context, id ID, rec Record) error {
+	t, ok := c.store.(Toucher)
+	if !ok {
+		return fmt.Errorf("session: %T moves no expiry alone: %w", c.store, errors.ErrUnsupported)
+	}
+	call := c.begin(id)
+	err := t.Touch(ctx, id, rec)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	undisturbed := c.endWrite(id, call)
+	before := c.drop(id)
+	if err == nil && undisturbed && before != nil && before.rec.Version == rec.Version {
+		touched := Record{Version: rec.Version, Expires: rec.Expires, Data: before.rec.Data}
+		c.keep(cacheEntry{id, touched, call.start})
+	}
+	return err
+}
+
+// Delete implements Store.
+func (c *CacheStore) Delete(ctx context.Context, id ID) error {
+	call := c.begin(id)
+	err := c.store.Delete(ctx, id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endWrite(id, call)
+	c.drop(id)
+	return err
+}
+
+// DeleteExpired implements Sweeper, if the wrapped store is one.
+func (c *CacheStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
+	if s, ok := c.store.(Sweeper); ok {
+		return s.DeleteExpired(ctx, limit)
+	}
+	return 0, fmt.Errorf("session: %T removes nothing by hand: %w", c.store, errors.ErrUnsupported)
+}
+
+// List implements Lister, if the wrapped store is one.
+func (c *CacheStore) List(ctx context.Context) iter.Seq2[Entry, error] { return List(ctx, c.store) }
+
+// Count implements Lister, if the wrapped store is one.
+func (c *CacheStore) Count(ctx context.Context) (int, error) { return Count(ctx, c.store) }
+
+// Close closes the wrapped store, as the function Close does.
+func (c *CacheStore) Close() error { return Close(c.store) }
+
+// A cacheCall is a call to the store that is under way.
+type cacheCall struct {
+	start  time.Time
+	writes uint64
+}
+
+// lookup returns the record from the cache or, if ok is false, begins a call.
+func (c *CacheStore) lookup(id ID) (rec Record, call cacheCall, ok bool) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element := c.entries[id]; element != nil {
+		entry := element.Value.(*cacheEntry)
+		if now.Sub(entry.seen) < c.maxAge && entry.rec.Live(now) {
+			c.recent.MoveToFront(element)
+			return entry.rec, cacheCall{}, true
+		}
+		c.remove(element)
+	}
+	return Record{}, c.beginLocked(id, now), false
+}
+
+func (c *CacheStore) begin(id ID) cacheCall {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.beginLocked(id, time.Now())
+}
+
+func (c *CacheStore) beginLocked(id ID, now time.Time) cacheCall {
+	b := c.busy[id]
+	if b == nil {
+		b = new(cacheBusy)
+		c.busy[id] = b
+	}
+	b.calls++
+	return cacheCall{start: now, writes: b.writes}
+}
+
+// end ends a call, and reports whether what it saw can be kept: if a write has returned meanwhile, it may be
+// older than that.
+func (c *CacheStore) end(id ID, call cacheCall) (undisturbed bool) {
+	b := c.busy[id]
+	undisturbed = b.writes == call.writes
+	if b.calls--; b.calls == 0 {
+		delete(c.busy, id)
+	}
+	return undisturbed
+}
+
+// endWrite is end for a call that wrote, or may have.
+func (c *CacheStore) endWrite(id ID, call cacheCall) (undisturbed bool) {
+	c.busy[id].writes++
+	call.writes++
+	return c.end(id, call)
+}
+
+// keep puts an entry into the cache and others out, until they fit.
+func (c *CacheStore) keep(entry cacheEntry) {
+	if element := c.entries[entry.id]; element != nil {
+		// Another Load was faster. Of two that ran at a time, the higher version is the later one.
+		if element.Value.(*cacheEntry).rec.Version > entry.rec.Version {
+			return
+		}
+		c.remove(element)
+	}
+	if entry.size() > c.maxBytes || !entry.rec.Live(time.Now()) {
+		return
+	}
+	c.entries[entry.id] = c.recent.PushFront(&entry)
+	c.bytes += entry.size()
+	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
+		c.remove(c.recent.Back())
+	}
+}
+
+// drop takes the entry for id out of the cache, and returns it, or nil.
+func (c *CacheStore) drop(id ID) *cacheEntry {
+	element := c.entries[id]
+	if element == nil {
+		return nil
+	}
+	return c.remove(element)
+}
+
+func (c *CacheStore) remove(element *list.Element) *cacheEntry {
+	entry := c.recent.Remove(element).(*cacheEntry)
+	delete(c.entries, entry.id)
+	c.bytes -= entry.size()
+	return entry
+}
+
+func (e *cacheEntry) size() int { return cacheOverhead + len(e.rec.Data) }

@@ -1,0 +1,419 @@
+package session_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
+	"github.com/bradfitz/gomemcache/memcache"
+)
+
+func TestMemcacheStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store {
+		client := memcacheClient(t, servertest.Memcached(t).Addrs...)
+		return session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: uniquePrefix()})
+	})
+}
+
+func TestMemcacheRoundTrips(t *testing.T) {
+	ctx := t.Context()
+	wire := newWire(t, servertest.Memcached(t).Addrs[0])
+	store := session.NewMemcacheStore(memcacheClient(t, wire.addr), &session.MemcacheOptions{Prefix: uniquePrefix()})
+	id, absent := session.ID{1}, session.ID{2}
+	hour := time.Now().Add(time.Hour)
+	var rec session.Record
+	load := func() (err error) { rec, err = store.Load(ctx, id); return err }
+	save := func() error {
+		rec.Expires = hour
+		return store.Save(ctx, id, rec)
+	}
+	touch := func() error {
+		rec.Expires = rec.Expires.Add(time.Minute)
+		return store.Touch(ctx, id, rec)
+	}
+	steps := []struct {
+		name  string
+		do    func() error
+		trips int64
+	}{
+		{"load nothing", func() error { _, err := store.Load(ctx, absent); return want(err, session.ErrNotFound) }, 1},
+		{"create", save, 1},
+		{"create again", func() error { return want(save(), session.ErrConflict) }, 2},
+		{"load", load, 1},
+		{"save", save, 1},
+		{"save what was saved since", func() error { return want(save(), session.ErrConflict) }, 2},
+		{"load", load, 1},
+		{"touch", touch, 1},
+		{"save what was touched since", save, 3},
+		{"save what was not loaded", func() error { return store.Save(ctx, id, session.Record{Version: 3, Expires: hour}) }, 2},
+		{"touch what was not loaded", func() error { return store.Touch(ctx, id, session.Record{Version: 4, Expires: hour}) }, 2},
+		{"load", load, 1},
+		{"delete", func() error { return store.Delete(ctx, id) }, 1},
+		{"save what was deleted since", func() error { return want(save(), session.ErrConflict) }, 1},
+		{"touch what was deleted since", func() error { return want(touch(), session.ErrNotFound) }, 1},
+		{"delete nothing", func() error { return store.Delete(ctx, id) }, 1},
+	}
+	for _, step := range steps {
+		before := wire.trips.Load()
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if n := wire.trips.Load() - before; n != step.trips {
+			t.Errorf("%s: %d round trips, want %d", step.name, n, step.trips)
+		}
+	}
+}
+
+func TestMemcacheExpiry(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Memcached(t).Addrs[0]
+	prefix := uniquePrefix()
+	store := session.NewMemcacheStore(memcacheClient(t, server), &session.MemcacheOptions{Prefix: prefix})
+	const day = 24 * time.Hour
+	now := time.Now()
+	tests := []struct {
+		name    string
+		expires time.Time
+		left    string // in seconds, at least; "-1" for never, "" for gone
+	}{
+		{"never", time.Time{}, "-1"},
+		{"a blink", now.Add(time.Millisecond), ""},
+		{"an hour", now.Add(time.Hour), "3600"},
+		{"29 days", now.Add(29 * day), "2505600"},
+		{"30 days", now.Add(30 * day), "2592000"},
+		{"31 days", now.Add(31 * day), "2678400"},
+		{"400 days", now.Add(400 * day), "34560000"},
+		{"beyond 2038", time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), "-1"},
+		{"beyond 2106", time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC), "-1"},
+		{"the past", now.Add(-time.Second), ""},
+		{"the distant past", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), ""},
+	}
+	for i, test := range tests {
+		for _, op := range []string{"save", "touch", "touch loaded"} {
+			t.Run(op+" "+test.name, func(t *testing.T) {
+				id := session.ID{byte(i), byte(len(op))}
+				rec := session.Record{Expires: test.expires, Data: []byte("data")}
+				if op != "save" {
+					rec.Expires = now.Add(time.Minute)
+				}
+				err := store.Save(ctx, id, rec)
+				if op == "touch loaded" && err == nil {
+					rec, err = store.Load(ctx, id)
+				} else {
+					rec.Version++
+				}
+				if rec.Expires = test.expires; op != "save" && err == nil {
+					err = store.Touch(ctx, id, rec)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				// It is rounded up, gets one more, and the server's clock may be one behind.
+				left := memcacheTTL(t, server, prefix+id.String())
+				wanted, _ := strconv.Atoi(test.left)
+				if test.left != "" && (left < wanted || left > wanted+3*min(1, max(0, wanted))) {
+					t.Errorf("the server removes it in %d s, want %d or a little more", left, wanted)
+				}
+				if test.left == "" {
+					return // now or in a moment
+				}
+				rec, err = store.Load(ctx, id)
+				if err != nil || !rec.Expires.Equal(test.expires.Truncate(time.Millisecond)) || string(rec.Data) != "data" {
+					t.Errorf("Load: %+v, %v", rec, err)
+				}
+			})
+		}
+	}
+	for i, test := range tests {
+		for _, op := range []string{"save", "touch", "touch loaded"} {
+			_, err := store.Load(ctx, session.ID{byte(i), byte(len(op))})
+			if gone := errors.Is(err, session.ErrNotFound); gone != (test.left == "") {
+				t.Errorf("%s %s: Load: %v", op, test.name, err)
+			}
+		}
+	}
+}
+
+// The server removes a record up to two seconds after its expiry, and would swap it until then.
+func TestMemcacheSwapsNothingExpired(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Memcached(t).Addrs[0]
+	prefix := uniquePrefix()
+	store := session.NewMemcacheStore(memcacheClient(t, server), &session.MemcacheOptions{Prefix: prefix})
+	for i := range byte(10) {
+		id := session.ID{i}
+		expires := time.Now().Add(50 * time.Millisecond)
+		if err := store.Save(ctx, id, session.Record{Expires: expires}); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := store.Load(ctx, id)
+		time.Sleep(time.Until(expires))
+		there := memcacheTTL(t, server, prefix+id.String()) != -2
+		if err != nil || !there {
+			continue // this machine is too slow: try again
+		}
+		rec.Expires = time.Now().Add(time.Hour)
+		if err := store.Save(ctx, id, rec); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("Save: %v, want ErrConflict", err)
+		}
+		if err := store.Touch(ctx, id, rec); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("Touch: %v, want ErrNotFound", err)
+		}
+		if err := store.Save(ctx, id, session.Record{}); err != nil {
+			t.Errorf("Save of version 0: %v", err)
+		}
+		return
+	}
+	t.Error("no record was loaded before it expired and was still on the server then")
+}
+
+func TestMemcacheTooLarge(t *testing.T) {
+	ctx := t.Context()
+	client := memcacheClient(t, servertest.Memcached(t).Addrs...)
+	store := session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: uniquePrefix()})
+	id := session.ID{1}
+	small := bytes.Repeat([]byte("0123456789"), 50_000)
+	if err := store.Save(ctx, id, session.Record{Data: small}); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{1 << 20, 3 << 20, 40 << 20} {
+		large := make([]byte, size)
+		if err := store.Save(ctx, session.ID{2}, session.Record{Data: large}); !errors.Is(err, session.ErrTooLarge) {
+			t.Errorf("create with %d bytes: %v, want ErrTooLarge", size, err)
+		}
+		rec, err := store.Load(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // loaded, and not
+			rec.Data = large
+			if err := store.Save(ctx, id, rec); !errors.Is(err, session.ErrTooLarge) {
+				t.Errorf("save %d bytes: %v, want ErrTooLarge", size, err)
+			}
+			rec = session.Record{Version: 1}
+		}
+		if rec, err := store.Load(ctx, id); err != nil || !bytes.Equal(rec.Data, small) {
+			t.Errorf("the record has changed: %d bytes, %v", len(rec.Data), err)
+		}
+	}
+}
+
+func TestMemcacheForeignValue(t *testing.T) {
+	ctx := t.Context()
+	client := memcacheClient(t, servertest.Memcached(t).Addrs...)
+	prefix := uniquePrefix()
+	store := session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: prefix})
+	tests := map[string][]byte{
+		"empty":        nil,
+		"short":        []byte("S\x01"),
+		"number":       []byte("12345"),
+		"text":         []byte(strings.Repeat("text ", 100)),
+		"later format": []byte("S\x02" + strings.Repeat("x", 100)),
+		"no version":   packed(0, 0, "data"),
+		"expired":      packed(1, time.Now().UnixMilli(), "data"), // as between its expiry and the server's tick
+	}
+	for name, value := range tests {
+		t.Run(name, func(t *testing.T) {
+			id := session.ID{byte(len(name)), name[0]}
+			if err := client.Set(&memcache.Item{Key: prefix + id.String(), Value: value}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Load: %v, want ErrNotFound", err)
+			}
+			if err := store.Touch(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Touch: %v, want ErrNotFound", err)
+			}
+			if err := store.Save(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("Save of version 1: %v, want ErrConflict", err)
+			}
+			if err := store.Save(ctx, id, session.Record{Data: []byte("ours")}); err != nil {
+				t.Fatalf("Save of version 0: %v", err)
+			}
+			if rec, err := store.Load(ctx, id); err != nil || rec.Version != 1 || string(rec.Data) != "ours" {
+				t.Errorf("Load: %+v, %v", rec, err)
+			}
+		})
+	}
+}
+
+// Connections that were open before a restart are broken; no call is to fail for that.
+func TestMemcacheRestart(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindMemcached)
+	client := memcache.New(server.Addrs...)
+	client.MaxIdleConns = 20
+	t.Cleanup(func() { client.Close() })
+	store := session.NewMemcacheStore(client, nil)
+	fill := func() {
+		errs := make(chan error)
+		for i := range byte(20) {
+			go func() { errs <- store.Delete(ctx, session.ID{i}) }()
+		}
+		for range 20 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fill()
+	server.Restart(true)
+	if err := store.Save(ctx, session.ID{1}, session.Record{}); err != nil {
+		t.Errorf("Save: %v", err)
+	}
+	fill()
+	server.Restart(true)
+	if _, err := store.Load(ctx, session.ID{1}); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Load: %v, want ErrNotFound", err)
+	}
+	fill()
+	server.Kill()
+	_, err := store.Load(ctx, session.ID{1})
+	checkFault(t, "Load", err, "refused")
+}
+
+// A server that does not answer holds nobody longer than the context says, whatever the client's own time-out.
+func TestMemcachePaused(t *testing.T) {
+	server := servertest.Start(t, servertest.KindMemcached)
+	client := memcacheClient(t, server.Addrs...)
+	client.Timeout = 24 * time.Hour
+	stores := map[string]session.Store{
+		"opened":  openStore(t, server.URL+"?timeout=24h"),
+		"adopted": session.NewMemcacheStore(client, nil),
+	}
+	server.Pause()
+	defer server.Resume()
+	for name, store := range stores {
+		t.Run(name, func(t *testing.T) { testPaused(t, store) })
+	}
+	_, err := session.Open(expiring(t), server.URL+"?timeout=24h")
+	checkFault(t, "Open", err, "deadline")
+}
+
+// A server that was told to do without compare-and-swap would save everything.
+func TestMemcacheWithoutCAS(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindMemcached, "-C")
+	store := session.NewMemcacheStore(memcacheClient(t, server.Addrs...), nil)
+	if err := store.Save(ctx, session.ID{1}, session.Record{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := store.Load(ctx, session.ID{1})
+	checkFault(t, "Load", err, "compare and swap")
+	checkFault(t, "Save", store.Save(ctx, session.ID{1}, session.Record{Version: 1}), "compare and swap")
+}
+
+func TestMemcacheURL(t *testing.T) {
+	ctx := t.Context()
+	a, b := servertest.Memcached(t).Addrs[0], servertest.Start(t, servertest.KindMemcached).Addrs[0]
+	prefix := uniquePrefix()
+	store := openStore(t, "memcached://"+a+","+b+"?prefix="+prefix+"&timeout=2s")
+	client := memcacheClient(t, a, b)
+	shards := make(map[string]int)
+	for i := range byte(50) {
+		id := session.ID{i}
+		if err := store.Save(ctx, id, session.Record{Data: []byte{i}}); err != nil {
+			t.Fatal(err)
+		}
+		if rec, err := store.Load(ctx, id); err != nil || rec.Data[0] != i {
+			t.Errorf("Load: %+v, %v", rec, err)
+		}
+		if _, err := client.Get(prefix + id.String()); err != nil {
+			t.Errorf("the client of the same servers does not find %v: %v", id, err)
+		}
+		for _, addr := range []string{a, b} {
+			if memcacheTTL(t, addr, prefix+id.String()) == -1 {
+				shards[addr]++
+			}
+		}
+	}
+	if shards[a] == 0 || shards[b] == 0 || shards[a]+shards[b] != 50 {
+		t.Errorf("records a server: %v", shards)
+	}
+	for range 2 {
+		if err := session.Close(store); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+
+	_, port, err := net.SplitHostPort(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, url := range []string{
+		"memcached://:" + port, "memcached://:" + port + "/", "MEMCACHED://localhost:" + port, "memcached://" + a + "?",
+	} {
+		if store, err := session.Open(ctx, url); err != nil {
+			t.Errorf("%s: %v", url, err)
+		} else {
+			session.Close(store)
+		}
+	}
+	for _, url := range []string{
+		"memcached:",
+		"memcached:localhost",
+		"memcached://user:secret@" + a,
+		"memcached://" + a + "/1",
+		"memcached://" + a + "?password=secret",
+		"memcached://" + a + "?secret=1",
+		"memcached://" + a + "?timeout=0",
+		"memcached://" + a + "?timeout=5",
+		"memcached://" + a + "?prefix=a%20b",
+		"memcached://" + a + "?prefix=" + strings.Repeat("x", 200),
+		"memcached://" + a + "?prefix=%zzsecret",
+		"memcached://" + a + "#secret",
+		"memcached://" + a + ",[::1",
+		"memcached://a:b:c",
+		"memcached://" + a + ",127.0.0.1:1", // nobody there
+		"memcached:///nonexistent/socket",
+	} {
+		if store, err := session.Open(ctx, url); err == nil {
+			session.Close(store)
+			t.Errorf("%s: no error", url)
+		} else {
+			checkURLError(t, err, "")
+		}
+	}
+}
+
+func memcacheClient(t *testing.T, addrs ...string) *memcache.Client {
+	t.Helper()
+	client := memcache.New(addrs...)
+	client.Timeout = 10 * time.Second // for slow machines
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// memcacheTTL asks the server for how many seconds it will keep a key: -1 for ever, -2 if it does not have it.
+func memcacheTTL(t *testing.T, addr, key string) int {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(context.WithoutCancel(t.Context()), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "mg %s t\r\n", key)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(line), "HD t")
+	if !ok {
+		return -2
+	}
+	seconds, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seconds
+}

@@ -1,0 +1,348 @@
+package session_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+)
+
+func TestMongoStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store { return mongoStore(t, mongoCollection(t)) })
+}
+
+func TestMongoOneRoundTrip(t *testing.T) {
+	ctx := t.Context()
+	var commands atomic.Int64
+	monitor := &event.CommandMonitor{Started: func(_ context.Context, e *event.CommandStartedEvent) { commands.Add(1) }}
+	store := mongoStore(t, mongoCollection(t, options.Client().SetMonitor(monitor)))
+	id, absent := session.ID{1}, session.ID{2}
+	hour := time.Now().Add(time.Hour)
+	steps := []struct {
+		name string
+		do   func() error
+		want int64
+	}{
+		{"create", func() error { return store.Save(ctx, id, session.Record{Expires: hour}) }, 1},
+		{"create again", func() error { return want(store.Save(ctx, id, session.Record{}), session.ErrConflict) }, 1},
+		{"load", func() error { _, err := store.Load(ctx, id); return err }, 1},
+		{"load nothing", func() error { _, err := store.Load(ctx, absent); return want(err, session.ErrNotFound) }, 1},
+		{"save", func() error { return store.Save(ctx, id, session.Record{Version: 1}) }, 1},
+		{"conflict", func() error { return want(store.Save(ctx, id, session.Record{Version: 1}), session.ErrConflict) }, 1},
+		{"touch", func() error { return store.Touch(ctx, id, session.Record{Version: 2, Expires: hour}) }, 1},
+		{"touch nothing", func() error {
+			return want(store.Touch(ctx, absent, session.Record{Version: 2}), session.ErrNotFound)
+		}, 2},
+		{"delete", func() error { return store.Delete(ctx, id) }, 1},
+	}
+	for _, step := range steps {
+		before := commands.Load()
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if n := commands.Load() - before; n != step.want {
+			t.Errorf("%s: %d commands, want %d", step.name, n, step.want)
+		}
+	}
+}
+
+// Foreign documents under an ID read as absent, and do not stay in the way for ever.
+func TestMongoForeignDocument(t *testing.T) {
+	ctx := t.Context()
+	coll := mongoCollection(t)
+	store := mongoStore(t, coll)
+	data := bson.Binary{Data: []byte("data")}
+	future, past := bson.NewDateTimeFromTime(time.Now().Add(time.Hour)), bson.NewDateTimeFromTime(time.Now())
+	tests := map[string]bson.D{
+		"empty":         {},
+		"no version":    {{Key: "d", Value: data}},
+		"no data":       {{Key: "v", Value: int64(1)}},
+		"version 0":     {{Key: "v", Value: int64(0)}, {Key: "d", Value: data}},
+		"negative":      {{Key: "v", Value: int64(-1)}, {Key: "d", Value: data}},
+		"text version":  {{Key: "v", Value: "1"}, {Key: "d", Value: data}},
+		"text data":     {{Key: "v", Value: int64(1)}, {Key: "d", Value: "data"}},
+		"text expiry":   {{Key: "v", Value: int64(1)}, {Key: "d", Value: data}, {Key: "e", Value: "never"}},
+		"null expiry":   {{Key: "v", Value: int64(1)}, {Key: "d", Value: data}, {Key: "e", Value: nil}},
+		"expired":       {{Key: "v", Value: int64(1)}, {Key: "d", Value: data}, {Key: "e", Value: past}},
+		"list of dates": {{Key: "v", Value: int64(1)}, {Key: "d", Value: data}, {Key: "e", Value: bson.A{past, past}}},
+		"another's":     {{Key: "user", Value: "alice"}, {Key: "e", Value: future}},
+	}
+	for name, doc := range tests {
+		t.Run(name, func(t *testing.T) {
+			id := session.ID{byte(len(name)), name[0], name[1]}
+			key := bson.Binary{Data: id[:]}
+			if _, err := coll.InsertOne(ctx, append(bson.D{{Key: "_id", Value: key}}, doc...)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Load: %v, want ErrNotFound", err)
+			}
+			if err := store.Save(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("Save of version 1: %v, want ErrConflict", err)
+			}
+			if err := store.Touch(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Touch: %v, want ErrNotFound", err)
+			}
+			for entry, err := range store.List(ctx) {
+				if err != nil || entry.ID == id {
+					t.Errorf("List: %v, %v", entry.ID, err)
+				}
+			}
+			if err := store.Save(ctx, id, session.Record{Data: []byte("ours")}); err != nil {
+				t.Fatalf("Save of version 0: %v", err)
+			}
+			if rec, err := store.Load(ctx, id); err != nil || rec.Version != 1 || string(rec.Data) != "ours" {
+				t.Errorf("Load: %+v, %v", rec, err)
+			}
+		})
+	}
+}
+
+func TestMongoIndex(t *testing.T) {
+	ctx := t.Context()
+	coll := mongoCollection(t)
+	if _, err := session.NewMongoStore(ctx, coll, &session.MongoOptions{NoCreate: true}); err != nil {
+		t.Fatal(err)
+	}
+	if names := mongoIndexes(t, coll); len(names) != 0 {
+		t.Errorf("NoCreate made %v", names)
+	}
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			if _, err := session.NewMongoStore(ctx, coll, nil); err != nil {
+				t.Errorf("at a time with others: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if names := mongoIndexes(t, coll); len(names) != 1 || names["e_1"] != 60 {
+		t.Errorf("indexes with their seconds: %v", names)
+	}
+}
+
+func TestMongoTooLarge(t *testing.T) {
+	ctx := t.Context()
+	store := mongoStore(t, mongoCollection(t))
+	const most = 16<<20 - 1<<10
+	if err := store.Save(ctx, session.ID{1}, session.Record{Data: make([]byte, most)}); err != nil {
+		t.Errorf("Save of %d bytes: %v", most, err)
+	}
+	for version := range uint64(2) {
+		rec := session.Record{Version: version, Data: make([]byte, most+1)}
+		if err := store.Save(ctx, session.ID{byte(version)}, rec); !errors.Is(err, session.ErrTooLarge) {
+			t.Errorf("Save of %d bytes: %v, want ErrTooLarge", most+1, err)
+		}
+	}
+	if rec, err := store.Load(ctx, session.ID{1}); err != nil || rec.Version != 1 || len(rec.Data) != most {
+		t.Errorf("Load: %d bytes, %v", len(rec.Data), err)
+	}
+	if err := store.Save(ctx, session.ID{2}, session.Record{Version: 1 << 63}); !errors.Is(err, session.ErrConflict) {
+		t.Errorf("Save of version 2^63: %v, want ErrConflict", err)
+	}
+}
+
+// Without an answer, a store could not tell who was first.
+func TestMongoUnacknowledged(t *testing.T) {
+	ctx := t.Context()
+	coll := mongoCollection(t)
+	blind := mongoStore(t, coll.Clone(options.Collection().SetWriteConcern(writeconcern.Unacknowledged())))
+	for version := range uint64(2) {
+		checkFault(t, "Save", blind.Save(ctx, session.ID{1}, session.Record{Version: version}), "unacknowledged")
+	}
+	checkFault(t, "Touch", blind.Touch(ctx, session.ID{1}, session.Record{Version: 1}), "unacknowledged")
+	checkFault(t, "Delete", blind.Delete(ctx, session.ID{1}), "unacknowledged")
+}
+
+func TestMongoPaused(t *testing.T) {
+	server := servertest.Start(t, servertest.KindMongoDB)
+	store := openStore(t, server.URL)
+	if _, err := store.Load(t.Context(), session.ID{}); !errors.Is(err, session.ErrNotFound) {
+		t.Fatal(err)
+	}
+	server.Pause()
+	defer server.Resume()
+	testPaused(t, store)
+	_, err := session.Open(expiring(t), server.URL)
+	checkFault(t, "Open", err, "deadline")
+}
+
+func TestMongoURL(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.MongoDB(t)
+	addr := server.Addrs[0]
+	admin := mongoCollection(t).Database().Client()
+	name := strings.Trim(uniquePrefix(), ":")
+	works := []struct{ url, database, collection string }{
+		{"mongodb://" + addr + "?collection=" + name, "session", name},
+		{"MongoDB://" + addr + "/?collection=" + name + "&appName=test", "session", name},
+		{"mongodb://" + addr + "/" + name, name, "sessions"},
+		{"mongodb://" + addr + "/" + name + "?collection=a%26b&create=false&w=1", name, "a&b"},
+	}
+	for _, test := range works {
+		t.Run(test.url, func(t *testing.T) {
+			coll := admin.Database(test.database).Collection(test.collection)
+			t.Cleanup(func() { coll.Drop(context.WithoutCancel(ctx)) })
+			store := openStore(t, test.url)
+			if err := store.Save(ctx, session.ID{1}, session.Record{}); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := coll.DeleteOne(ctx, bson.D{}); err != nil || n.DeletedCount != 1 {
+				t.Errorf("it is not in %s, %s: %v", test.database, test.collection, err)
+			}
+			indexes := mongoIndexes(t, coll)
+			if _, ok := indexes["e_1"]; ok == strings.Contains(test.url, "create=false") {
+				t.Errorf("indexes: %v", indexes)
+			}
+			for range 2 {
+				if err := session.Close(store); err != nil {
+					t.Errorf("Close: %v", err)
+				}
+			}
+			if _, err := store.Load(ctx, session.ID{1}); !errors.Is(err, mongo.ErrClientDisconnected) {
+				t.Errorf("Load after Close: %v", err)
+			}
+		})
+	}
+	fails := []string{
+		"mongodb:",
+		"mongodb:secret",
+		"mongodb://user:se/cret@localhost",
+		"mongodb://user:se?cret@localhost",
+		"mongodb://user:se#cret@localhost",
+		"mongodb://user:se:cret@localhost",
+		"mongodb://user:se@cret@localhost",
+		"mongodb://user:12/secret@localhost",
+		"mongodb://user:12?secret@localhost",
+		"mongodb://user:%zzsecret@localhost",
+		"mongodb://user:secret@localhost:port",
+		"mongodb://user:secret@localhost/a/b",
+		"mongodb://user:secret@localhost/?authMechanism=none",
+		"mongodb://user:secret@localhost/?maxPoolSize=many",
+		"mongodb://user:secret@localhost/?create=maybe",
+		"mongodb://user:secret@localhost/?appName=%zz",
+		"mongodb://user:secret@localhost/?serverSelectionTimeoutMS=1&directConnection=true&replicaSet=" + name,
+		"mongodb://user:secret@127.0.0.1:1/?serverSelectionTimeoutMS=1",
+		"mongodb+srv://user:secret@localhost:1/",
+	}
+	for _, url := range fails {
+		t.Run(url, func(t *testing.T) {
+			store, err := session.Open(ctx, url)
+			if err == nil {
+				session.Close(store)
+				t.Fatal("no error")
+			}
+			checkURLError(t, err, "")
+		})
+	}
+}
+
+func TestMongoList(t *testing.T) {
+	ctx := t.Context()
+	coll := mongoCollection(t)
+	store := mongoStore(t, coll)
+	expected := make(map[session.ID]string)
+	for i := range 1200 { // several batches
+		var id session.ID
+		binary.BigEndian.PutUint64(id[:], uint64(i))
+		rec := session.Record{Data: fmt.Append(nil, i)}
+		switch i % 3 {
+		case 1:
+			rec.Expires = time.Now().Add(time.Hour)
+		case 2:
+			rec.Expires = time.Now()
+		}
+		if err := store.Save(ctx, id, rec); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 != 2 {
+			expected[id] = string(rec.Data)
+		}
+	}
+	for _, id := range []any{"text", 1, bson.Binary{Data: []byte("short")}} {
+		doc := bson.D{{Key: "_id", Value: id}, {Key: "v", Value: int64(1)}, {Key: "d", Value: bson.Binary{}}}
+		if _, err := coll.InsertOne(ctx, doc); err != nil {
+			t.Fatal(err)
+		}
+		defer coll.DeleteOne(ctx, bson.D{{Key: "_id", Value: id}})
+	}
+	listed := make(map[session.ID]string)
+	for entry, err := range store.List(ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, again := listed[entry.ID]; again || entry.Record.Version != 1 {
+			t.Errorf("%v is listed twice, or not as it was saved: %+v", entry.ID, entry.Record)
+		}
+		listed[entry.ID] = string(entry.Record.Data)
+	}
+	if !maps.Equal(listed, expected) {
+		t.Errorf("%d records listed, want %d", len(listed), len(expected))
+	}
+	if n, err := store.Count(ctx); n != len(expected)+3 || err != nil { // it does not look at the three foreign ones
+		t.Errorf("Count: %d, %v; want %d", n, err, len(expected)+3)
+	}
+	for range store.List(ctx) {
+		break
+	}
+}
+
+// mongoCollection returns a collection that no other test uses, nor another run of this one.
+func mongoCollection(t *testing.T, opts ...*options.ClientOptions) *mongo.Collection {
+	t.Helper()
+	server := servertest.MongoDB(t)
+	client, err := mongo.Connect(append([]*options.ClientOptions{options.Client().ApplyURI(server.URL)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coll := client.Database("test").Collection(strings.Trim(uniquePrefix(), ":"))
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		coll.Drop(ctx)
+		client.Disconnect(ctx)
+	})
+	return coll
+}
+
+func mongoStore(t *testing.T, coll *mongo.Collection) *session.MongoStore {
+	t.Helper()
+	store, err := session.NewMongoStore(t.Context(), coll, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// mongoIndexes returns the collection's indexes but that of _id, with what they have as expireAfterSeconds.
+func mongoIndexes(t *testing.T, coll *mongo.Collection) map[string]int32 {
+	t.Helper()
+	specs, err := coll.Indexes().ListSpecifications(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	indexes := make(map[string]int32)
+	for _, spec := range specs {
+		if spec.Name != "_id_" {
+			indexes[spec.Name] = -1
+			if spec.ExpireAfterSeconds != nil {
+				indexes[spec.Name] = *spec.ExpireAfterSeconds
+			}
+		}
+	}
+	return indexes
+}

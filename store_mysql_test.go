@@ -1,0 +1,556 @@
+package session_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
+)
+
+func TestMySQLStore(t *testing.T) {
+	server := servertest.MariaDB(t)
+	for name, params := range map[string]string{
+		"Open":              "?table=conformance",
+		"clientFoundRows":   "?table=conformance_found&clientFoundRows=true",
+		"interpolateParams": "?table=conformance_interpolated&interpolateParams=true",
+		"gbk":               "?table=conformance_gbk&charset=gbk",
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := session.Open(t.Context(), server.URL+params)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer session.Close(store)
+			sessiontest.Run(t, func(*testing.T) session.Store { return store })
+		})
+	}
+}
+
+// openDB returns a pool of connections as an application has one, with the driver's parameters.
+func openDB(t *testing.T, rawURL, params string) *sql.DB {
+	t.Helper()
+	cfg, _, err := session.ParseMySQLURL(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("mysql", fmt.Sprintf("%s:%s@tcp(%s)/%s%s", cfg.User, cfg.Passwd, cfg.Addr, cfg.DBName, params))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// newMySQLDatabase returns the URL of an empty database that ends with the test, and a pool for it.
+func newMySQLDatabase(t *testing.T, server *servertest.Server) (rawURL string, db *sql.DB) {
+	t.Helper()
+	name := randomName("db")
+	admin := openDB(t, server.URL, "")
+	mustExec(t, admin, "CREATE DATABASE "+name)
+	t.Cleanup(func() { mustExec(t, admin, "DROP DATABASE "+name) })
+	rawURL = withDatabase(t, server.URL, name)
+	return rawURL, openDB(t, rawURL, "")
+}
+
+func mustExec(t *testing.T, db *sql.DB, statement string, args ...any) {
+	t.Helper()
+	if _, err := db.ExecContext(context.Background(), statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func newMySQLStore(t *testing.T, db *sql.DB, opts *session.MySQLOptions) *session.MySQLStore {
+	t.Helper()
+	store, err := session.NewMySQLStore(t.Context(), db, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store
+}
+
+func TestMySQLRoundTrips(t *testing.T) {
+	server := servertest.MariaDB(t)
+	w := newSQLWire(t, server.Addrs[0])
+	rawURL, _ := newMySQLDatabase(t, server)
+	for _, params := range []string{"", "?clientFoundRows=true", "?interpolateParams=true"} {
+		t.Run(params, func(t *testing.T) {
+			db := openDB(t, strings.Replace(rawURL, server.Addrs[0], w.addr, 1), params)
+			wantOneTrip(t, w, newMySQLStore(t, db, nil))
+		})
+	}
+}
+
+func TestMySQLConstructorsAtOnce(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, db := newMySQLDatabase(t, server)
+	open := func() (session.Store, error) { return session.Open(t.Context(), rawURL) }
+	for range 3 {
+		openAtOnce(t, open)
+		mustExec(t, db, "DELETE FROM sessions")
+		mustExec(t, db, "DROP INDEX expires ON sessions")
+		openAtOnce(t, open)
+		mustExec(t, db, "DROP TABLE sessions")
+	}
+}
+
+func TestMySQLAccountThatMayNotCreate(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, db := newMySQLDatabase(t, server)
+	const password = "p@ss:/?#&%'"
+	user := randomName("u")
+	mustExec(t, db, "CREATE USER "+user+"@'%' IDENTIFIED BY '"+strings.ReplaceAll(password, "'", "''")+"'")
+	t.Cleanup(func() { mustExec(t, openDB(t, server.URL, ""), "DROP USER "+user+"@'%'") })
+	mustExec(t, db, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+strings.TrimPrefix(mustParse(t, rawURL).Path, "/")+".* TO "+user+"@'%'")
+	limited := withUser(t, rawURL, user, password)
+
+	_, err := session.Open(t.Context(), limited)
+	wantError(t, err, password, "create the table `sessions`", "denied")
+
+	schema, err := session.MySQLSchema("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, db, schema)
+	mustExec(t, db, schema) // does no harm
+	store, err := session.Open(t.Context(), limited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close(store)
+	wantUsable(t, store)
+}
+
+func mustParse(t *testing.T, rawURL string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func TestMySQLTableShape(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	for _, test := range []struct {
+		name   string
+		change []string // after the usual creation
+		texts  []string // of the error; none: no error
+	}{
+		{"as it should be", nil, nil},
+		{"index missing", []string{"DROP INDEX expires ON t"}, nil},
+		{"longer index", []string{"DROP INDEX expires ON t", "CREATE INDEX longer ON t (expires, version)"}, nil},
+		{"one more index", []string{"CREATE INDEX more ON t (version)"}, nil},
+		{"short data", []string{"ALTER TABLE t MODIFY data BLOB NOT NULL"},
+			[]string{`lacks "data longblob not null"`, `has "data blob not null"`}},
+		{"no data", []string{"ALTER TABLE t DROP data"}, []string{`lacks "data longblob not null" and has nothing`}},
+		{"data as text", []string{"ALTER TABLE t MODIFY data LONGTEXT NOT NULL"}, []string{`"data longtext not null"`}},
+		{"NULL allowed", []string{"ALTER TABLE t MODIFY data LONGBLOB NULL"}, []string{`has "data longblob"`}},
+		{"short ID", []string{"ALTER TABLE t MODIFY id BINARY(16) NOT NULL"}, []string{`has "id binary(16) not null"`}},
+		{"signed version", []string{"ALTER TABLE t MODIFY version BIGINT NOT NULL"},
+			[]string{`lacks "version bigint unsigned not null"`, `has "version bigint not null"`}},
+		{"one more column", []string{"ALTER TABLE t ADD more INT"}, []string{`lacks nothing and has "more int`}},
+		{"no primary key", []string{"ALTER TABLE t DROP PRIMARY KEY"}, []string{`lacks "primary key (id)"`}},
+		{"other primary key", []string{"ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (id, version)"},
+			[]string{`has "primary key (id, version)"`}},
+		{"unique index", []string{"CREATE UNIQUE INDEX one ON t (expires)"}, []string{`has "unique index (expires)"`}},
+		{"engine", []string{"ALTER TABLE t ENGINE=MyISAM"}, []string{`lacks "engine innodb" and has "engine myisam"`}},
+		{"view", []string{"RENAME TABLE t TO u", "CREATE VIEW t AS SELECT * FROM u"}, []string{`has "engine view"`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			mustExec(t, db, "DROP VIEW IF EXISTS t")
+			mustExec(t, db, "DROP TABLE IF EXISTS t, u")
+			newMySQLStore(t, db, &session.MySQLOptions{Table: "t"}).Close()
+			for _, statement := range test.change {
+				mustExec(t, db, statement)
+			}
+			store, err := session.NewMySQLStore(t.Context(), db, &session.MySQLOptions{Table: "t"})
+			if len(test.texts) > 0 {
+				wantError(t, err, "", append(test.texts, "the table `t` is of another shape")...)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantUsable(t, store)
+			store.Close()
+		})
+	}
+}
+
+func TestMySQLNoCreate(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	opts := &session.MySQLOptions{NoCreate: true}
+	_, err := session.NewMySQLStore(t.Context(), db, opts)
+	wantError(t, err, "", "the table `sessions` is not there")
+
+	newMySQLStore(t, db, nil)
+	wantUsable(t, newMySQLStore(t, db, opts))
+	mustExec(t, db, "DROP INDEX expires ON sessions")
+	_, err = session.NewMySQLStore(t.Context(), db, opts)
+	wantError(t, err, "", `lacks "index (expires)"`)
+}
+
+func TestMySQLTableNames(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, db := newMySQLDatabase(t, server)
+	database := strings.TrimPrefix(mustParse(t, rawURL).Path, "/")
+	for _, name := range badTableNames() {
+		if _, err := session.NewMySQLStore(t.Context(), db, &session.MySQLOptions{Table: name}); err == nil {
+			t.Errorf("the table name %q is accepted", name)
+		}
+		if schema, err := session.MySQLSchema(name); err == nil {
+			t.Errorf("MySQLSchema(%q) = %s", name, schema)
+		}
+	}
+	const odd = "odd-name.`1`"
+	mustExec(t, db, "CREATE DATABASE `odd-name.``1```")
+	t.Cleanup(func() { mustExec(t, openDB(t, server.URL, ""), "DROP DATABASE `odd-name.``1```") })
+	store, err := session.Open(t.Context(), withDatabase(t, server.URL, odd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close(store)
+	wantUsable(t, store)
+	elsewhere := openDB(t, server.URL, "")
+	for _, name := range []string{database + ".first", database + ".select"} {
+		wantUsable(t, newMySQLStore(t, elsewhere, &session.MySQLOptions{Table: name}))
+	}
+	for _, name := range []string{"Mixed_1", "_", "select", strings.Repeat("x", 50), database + ".qualified"} {
+		store := newMySQLStore(t, db, &session.MySQLOptions{Table: name})
+		wantUsable(t, store)
+	}
+	if n, err := newMySQLStore(t, db, &session.MySQLOptions{Table: "other"}).Count(t.Context()); n != 0 || err != nil {
+		t.Errorf("a table of its own has %d records (%v), want none", n, err)
+	}
+}
+
+func TestMySQLRefusesConnections(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, _ := newMySQLDatabase(t, server)
+	for params, text := range map[string]string{
+		"?autocommit=0": "autocommit=0",
+		"?collation_connection=latin1_swedish_ci": `character_set_connection is "latin1"`,
+	} {
+		_, err := session.NewMySQLStore(t.Context(), openDB(t, rawURL, params), nil)
+		wantError(t, err, "", text)
+	}
+	db := openDB(t, rawURL, "")
+	db.SetMaxOpenConns(1)
+	mustExec(t, db, "CREATE DATABASE passing")
+	mustExec(t, db, "USE passing")
+	mustExec(t, db, "DROP DATABASE passing")
+	_, err := session.NewMySQLStore(t.Context(), db, nil)
+	wantError(t, err, "", "no database is selected")
+	_, err = session.NewMySQLStore(t.Context(), nil, nil)
+	wantError(t, err, "")
+}
+
+func TestMySQLErrorsHidePassword(t *testing.T) {
+	server := servertest.MariaDB(t)
+	const secret = "s3cret"
+	address := server.Addrs[0]
+	_, port, _ := strings.Cut(address, ":")
+	for _, test := range []struct{ url, text string }{
+		{"mysql://nobody:" + secret + "@" + address + "/test", "Access denied"},
+		{"mysql://root@" + address + "/no_such_database?timeout=7s", "Unknown database"},
+		{"mysql://root:" + secret + "@127.0.0.1:1/test", "127.0.0.1:1"},
+		{"mysql://root:" + secret + "@" + address + "/test?tls=true", "TLS"},
+		{"mysql://root:" + secret + "@" + address + "/test?tls=no_such_config", "no_such_config"},
+		{"mysql://root:" + secret + "@" + address + "/test?parseTime=perhaps", "perhaps"},
+		{"mysql://root:" + secret + "@" + address + "/test?strict=true", "strict"},
+		{"mysql://root@" + address + "/test?no_such_variable=1", "no_such_variable"},
+		{"mysql://root:" + secret + "@" + address + "/test?table=a%20b", `"a b"`},
+		{"mysql://root:" + secret + "@" + address, "percent-encoded"},
+		{"mysql:root:" + secret, "percent-encoded"},
+		{"mysql://root:" + secret + "/" + port + "@" + address + "/test", "percent-encoded"},
+		{"mysql://root:" + port + "/" + secret + "@" + address + "/test", "percent-encoded"},
+		{"mysql://root:" + port + "#" + secret + "@" + address + "/test", "percent-encoded"},
+		{"mysql://root:" + port + "?" + secret + "@" + address + "/test", "percent-encoded"},
+		{"mysql://root:" + secret + "%zz@" + address + "/test", "percent-encoded"},
+	} {
+		_, err := session.Open(t.Context(), test.url)
+		t.Log(err)
+		wantError(t, err, secret, test.text)
+	}
+}
+
+func TestMySQLURL(t *testing.T) {
+	for rawURL, want := range map[string]string{
+		"mysql:///db":                             "@tcp(127.0.0.1:3306)/db",
+		"mysql://u@/db":                           "u@tcp(127.0.0.1:3306)/db",
+		"mysql://u:p%40%3A%2F%3F%23%25@h/db":      "u:p@:/?#%@tcp(h:3306)/db",
+		"mariadb://u:p@h:33/d%20b":                "u:p@tcp(h:33)/d b",
+		"mysql://u:p@[::1]:33/db":                 "u:p@tcp([::1]:33)/db",
+		"mysql://u:p@[::1]/db":                    "u:p@tcp([::1]:3306)/db",
+		"mysql://u:p@h/db?socket=/run/my%20.sock": "u:p@unix(/run/my .sock)/db",
+	} {
+		cfg, opts, err := session.ParseMySQLURL(rawURL)
+		if err != nil {
+			t.Errorf("%s: %v", rawURL, err)
+			continue
+		}
+		got := cfg.User
+		if cfg.Passwd != "" {
+			got += ":" + cfg.Passwd
+		}
+		got += "@" + cfg.Net + "(" + cfg.Addr + ")/" + cfg.DBName
+		if got != want || opts.Table != "" {
+			t.Errorf("%s is %s with table %q, want %s", rawURL, got, opts.Table, want)
+		}
+	}
+
+	cfg, opts, err := session.ParseMySQLURL("mysql://h/db?loc=Europe/Paris&table=a.b&tls=true&timeout=7s&sql_mode=%27ANSI%27")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if opts.Table != "a.b" || cfg.Loc.String() != "Europe/Paris" || cfg.TLS == nil || cfg.TLS.ServerName != "h" ||
+		cfg.Timeout != 7*time.Second || cfg.Params["sql_mode"] != "'ANSI'" || len(cfg.Params) != 1 {
+		t.Errorf("parameters are %+v, %+v", cfg, opts)
+	}
+	if cfg.ReadTimeout == 0 || cfg.WriteTimeout == 0 {
+		t.Error("without a timeout for reading or writing")
+	}
+	for params, insecure := range map[string]bool{"tls=skip-verify": true, "tls=preferred": true} {
+		cfg, _, err := session.ParseMySQLURL("mysql://h/db?" + params)
+		if err != nil || cfg.TLS == nil || cfg.TLS.InsecureSkipVerify != insecure {
+			t.Errorf("%s: %v, %+v", params, err, cfg.TLS)
+		}
+	}
+}
+
+// A row that no store has written reads as absent, with an error that says so.
+func TestMySQLDamagedRow(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	schema, err := session.MySQLSchema("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, db, strings.Replace(schema, "CHECK (version > 0)", "CHECK (version >= 0)", 1))
+	store := newMySQLStore(t, db, nil)
+	id := randomID()
+	mustExec(t, db, "INSERT INTO sessions VALUES (?, 0, 9223372036854775807, 'secret')", id[:])
+	_, err = store.Load(t.Context(), id)
+	wantError(t, err, "secret", "damaged", id.String())
+	if !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("error %v, want ErrNotFound", err)
+	}
+	if err := store.Touch(t.Context(), id, session.Record{}); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Touch: %v, want ErrNotFound", err)
+	}
+	if err := store.Save(t.Context(), id, session.Record{}); !errors.Is(err, session.ErrConflict) {
+		t.Errorf("Save: %v, want ErrConflict", err)
+	}
+	for entry, err := range store.List(t.Context()) {
+		t.Errorf("List has %v, %v", entry, err)
+	}
+}
+
+func TestMySQLTooLarge(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	var packet int
+	if err := db.QueryRowContext(t.Context(), "SELECT @@max_allowed_packet").Scan(&packet); err != nil {
+		t.Fatal(err)
+	}
+	if packet > 32<<20 {
+		t.Skipf("max_allowed_packet is %d", packet)
+	}
+	store := newMySQLStore(t, db, nil)
+	id := randomID()
+	for _, test := range []struct {
+		size int
+		want error
+	}{{packet - 512, nil}, {packet - 511, session.ErrTooLarge}, {packet + 1, session.ErrTooLarge}, {3 * packet, session.ErrTooLarge}} {
+		err := store.Save(t.Context(), id, session.Record{Data: make([]byte, test.size)})
+		if !errors.Is(err, test.want) {
+			t.Errorf("%d bytes: error %v, want %v", test.size, err, test.want)
+		}
+	}
+	rec, err := store.Load(t.Context(), id)
+	if err != nil || len(rec.Data) != packet-512 {
+		t.Errorf("Load: %d bytes, %v", len(rec.Data), err)
+	}
+}
+
+// DeleteExpired finds what has expired by the index, and what it removes by the primary key.
+func TestMySQLSweepUsesIndex(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, _ := newMySQLDatabase(t, server)
+	db := openDB(t, rawURL, "")
+	db.SetMaxOpenConns(1) // the counters below are a connection's own
+	store := newMySQLStore(t, db, nil)
+	fill(t, store, 300, time.Now().Add(time.Hour))
+	fill(t, store, 50, time.Time{})
+	fill(t, store, 250, time.Now().Add(-time.Hour))
+	for _, want := range []int{100, 100, 50, 0} {
+		mustExec(t, db, "FLUSH STATUS")
+		n, err := store.DeleteExpired(t.Context(), 100)
+		read, scanned := handlerReads(t, db)
+		if n != want || err != nil {
+			t.Errorf("removed %d (%v), want %d", n, err, want)
+		}
+		if scanned > 0 || read > 2*want+10 { // each row is found twice
+			t.Errorf("%d rows read, %d of them in a scan, to remove %d", read, scanned, want)
+		}
+	}
+	if n, err := store.DeleteExpired(t.Context(), 0); n != 0 || err != nil {
+		t.Errorf("with the limit 0: %d, %v", n, err)
+	}
+	if n, err := store.Count(t.Context()); n != 350 || err != nil {
+		t.Errorf("%d records are left (%v), want 350", n, err)
+	}
+}
+
+// handlerReads returns how many rows, or entries of an index, the connection has read since FLUSH STATUS, and
+// how many of them in a scan of a whole table.
+func handlerReads(t *testing.T, db *sql.DB) (read, scanned int) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), "SHOW SESSION STATUS LIKE 'Handler_read%'")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var n int
+		if err := rows.Scan(&name, &n); err != nil {
+			t.Fatal(err)
+		}
+		read += n
+		if name == "Handler_read_rnd_next" {
+			scanned = n
+		}
+	}
+	return read, scanned
+}
+
+// Locks on all live records do not hold DeleteExpired up: it wants none, and so holds nobody up who saves one.
+// That is so even where nearly all records have expired, so that a scan of the table would be faster.
+func TestMySQLSweepLocksNothingLive(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	store := newMySQLStore(t, db, nil)
+	live := fill(t, store, 20, time.Now().Add(time.Hour))
+	fill(t, store, 300, time.Now().Add(-time.Hour))
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	for _, id := range live {
+		if _, err := tx.ExecContext(t.Context(), "UPDATE sessions SET expires = expires + 1 WHERE id = ?", id[:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for _, want := range []int{100, 100, 100, 0} {
+		if n, err := store.DeleteExpired(ctx, 100); n != want || err != nil {
+			t.Fatalf("removed %d (%v), want %d", n, err, want)
+		}
+	}
+}
+
+// A sweep that the server rolls back to break a deadlock is done again.
+func TestMySQLDeadlock(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	store := newMySQLStore(t, db, nil)
+	first, last := session.ID{0}, session.ID{255}
+	for _, id := range []session.ID{first, last} {
+		if err := store.Save(t.Context(), id, session.Record{Expires: time.Now().Add(-time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heavy := fill(t, store, 100, time.Time{})
+
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	exec := func(statement string, args ...any) {
+		t.Helper()
+		if _, err := tx.ExecContext(t.Context(), statement, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range heavy { // the server ends the transaction that has changed less
+		exec("UPDATE sessions SET version = 2 WHERE id = ?", id[:])
+	}
+	exec("SELECT 1 FROM sessions WHERE id = ? FOR UPDATE", last[:])
+	swept := make(chan string)
+	go func() {
+		n, err := store.DeleteExpired(t.Context(), 10)
+		swept <- fmt.Sprint(n, err)
+	}()
+	for waiting := 0; waiting == 0; { // until the sweep, which has the first row, waits for the last
+		var name string
+		const query = "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'"
+		if err := db.QueryRowContext(t.Context(), query).Scan(&name, &waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("DELETE FROM sessions WHERE id = ?", first[:]) // which closes the circle
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-swept; got != "1 <nil>" {
+		t.Errorf("DeleteExpired: %s, want 1 <nil>", got)
+	}
+}
+
+func TestMySQLListInPages(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	db.SetMaxOpenConns(1)
+	wantPages(t, newMySQLStore(t, db, nil))
+}
+
+// A store closes what Open made, and leaves the application's connections alone.
+func TestMySQLClose(t *testing.T) {
+	server := servertest.MariaDB(t)
+	rawURL, db := newMySQLDatabase(t, server)
+	store := newMySQLStore(t, db, nil)
+	for range 2 {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := db.PingContext(t.Context()); err != nil {
+		t.Errorf("the application's pool is closed: %v", err)
+	}
+	opened, err := session.Open(t.Context(), rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Close(opened); err != nil {
+		t.Error(err)
+	}
+	if _, err := opened.Load(t.Context(), session.ID{}); err == nil || errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Load after Close: %v", err)
+	}
+}
+
+// Prepared statements end with the server; a store outlives it.
+func TestMySQLServerRestarts(t *testing.T) {
+	server := servertest.Start(t, servertest.KindMariaDB)
+	store, err := session.Open(t.Context(), server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close(store)
+	wantOutlives(t, server, store)
+}

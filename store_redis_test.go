@@ -1,0 +1,732 @@
+package session_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
+	"github.com/redis/go-redis/v9"
+)
+
+func TestRedisStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store {
+		return session.NewRedisStore(redisClient(t, servertest.Redis(t)), &session.RedisOptions{Prefix: uniquePrefix()})
+	})
+}
+
+func TestRedisClusterStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store {
+		return session.NewRedisStore(redisCluster(t, servertest.RedisCluster(t)), &session.RedisOptions{Prefix: uniquePrefix()})
+	})
+}
+
+func TestRedisOneRoundTrip(t *testing.T) {
+	wire := newWire(t, servertest.Redis(t).Addrs[0])
+	store := openStore(t, "redis://"+wire.addr+"?prefix="+uniquePrefix())
+	ctx := t.Context()
+	id, ids := session.ID{1}, make([]session.ID, 0, 10)
+	for i := range byte(10) {
+		ids = append(ids, session.ID{2, i})
+	}
+	steps := []struct {
+		name string
+		do   func(i int) error
+	}{
+		{"create", func(i int) error { return store.Save(ctx, ids[i], session.Record{Data: []byte("data")}) }},
+		{"conflict", func(i int) error {
+			return want(store.Save(ctx, ids[i], session.Record{}), session.ErrConflict)
+		}},
+		{"load", func(i int) error { _, err := store.Load(ctx, ids[i]); return err }},
+		{"load nothing", func(int) error { _, err := store.Load(ctx, id); return want(err, session.ErrNotFound) }},
+		{"touch", func(i int) error {
+			return session.Touch(ctx, store, ids[i], session.Record{Version: 1, Expires: time.Now().Add(time.Hour)})
+		}},
+		{"touch nothing", func(int) error {
+			return want(session.Touch(ctx, store, id, session.Record{Version: 1}), session.ErrNotFound)
+		}},
+		{"save", func(i int) error { return store.Save(ctx, ids[i], session.Record{Version: 1}) }},
+		{"delete", func(i int) error { return store.Delete(ctx, ids[i]) }},
+	}
+	if err := store.Save(ctx, id, session.Record{}); err != nil { // the server gets to know the scripts
+		t.Fatal(err)
+	}
+	if err := session.Touch(ctx, store, id, session.Record{Version: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range steps {
+		before := wire.trips.Load()
+		for i := range ids {
+			if err := step.do(i); err != nil {
+				t.Fatalf("%s: %v", step.name, err)
+			}
+		}
+		if n := wire.trips.Load() - before; n != int64(len(ids)) {
+			t.Errorf("%s: %d round trips for %d operations", step.name, n, len(ids))
+		}
+	}
+}
+
+func TestRedisForgetsScripts(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindRedis)
+	cluster := servertest.RedisCluster(t)
+	client, clusterClient := redisClient(t, server), redisCluster(t, cluster)
+	flushAll := func() error {
+		return clusterClient.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+			return c.ScriptFlush(ctx).Err()
+		})
+	}
+	tests := []struct {
+		name   string
+		store  session.Store
+		forget func() error
+	}{
+		{"flush", session.NewRedisStore(client, nil), func() error { return client.ScriptFlush(ctx).Err() }},
+		{"restart", session.NewRedisStore(client, nil), func() error { server.Restart(false); return nil }},
+		{"cluster", session.NewRedisStore(clusterClient, &session.RedisOptions{Prefix: uniquePrefix()}), flushAll},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var ids []session.ID // enough to meet every node
+			for i := range byte(20) {
+				ids = append(ids, session.ID{byte(len(test.name)), i})
+			}
+			for version := range uint64(3) {
+				if err := test.forget(); err != nil {
+					t.Fatal(err)
+				}
+				for _, id := range ids {
+					if err := test.store.Save(ctx, id, session.Record{Version: version}); err != nil {
+						t.Fatalf("save: %v", err)
+					}
+				}
+				if err := test.forget(); err != nil {
+					t.Fatal(err)
+				}
+				for _, id := range ids {
+					rec := session.Record{Version: version + 1, Expires: time.Now().Add(time.Hour)}
+					if err := session.Touch(ctx, test.store, id, rec); err != nil {
+						t.Fatalf("touch: %v", err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Foreign data under a key of ours reads as absent, and does not stay in the way for ever.
+func TestRedisForeignValue(t *testing.T) {
+	ctx := t.Context()
+	client := redisClient(t, servertest.Redis(t))
+	prefix := uniquePrefix()
+	store := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix})
+	tests := []struct {
+		name string
+		put  func(key string) error
+	}{
+		{"empty", func(key string) error { return client.Set(ctx, key, "", 0).Err() }},
+		{"short", func(key string) error { return client.Set(ctx, key, "S\x01", 0).Err() }},
+		{"number", func(key string) error { return client.Set(ctx, key, 12345, 0).Err() }},
+		{"text", func(key string) error { return client.Set(ctx, key, strings.Repeat("text ", 100), 0).Err() }},
+		{"later format", func(key string) error { return client.Set(ctx, key, "S\x02"+strings.Repeat("x", 100), 0).Err() }},
+		{"no version", func(key string) error { return client.Set(ctx, key, packed(0, 0, "data"), 0).Err() }},
+		{"hash", func(key string) error { return client.HSet(ctx, key, "field", "value").Err() }},
+		{"list", func(key string) error { return client.RPush(ctx, key, "a", "b").Err() }},
+		{"stream", func(key string) error {
+			return client.XAdd(ctx, &redis.XAddArgs{Stream: key, Values: []string{"a", "b"}}).Err()
+		}},
+		// As on a server whose clock is behind: it is still there.
+		{"expired", func(key string) error {
+			return client.Set(ctx, key, packed(1, time.Now().UnixMilli(), "data"), 0).Err()
+		}},
+	}
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			id := session.ID{9, byte(i)}
+			if err := test.put(prefix + id.String()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Load: %v, want ErrNotFound", err)
+			}
+			if err := store.Touch(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrNotFound) {
+				t.Errorf("Touch: %v, want ErrNotFound", err)
+			}
+			if err := store.Save(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("Save of version 1: %v, want ErrConflict", err)
+			}
+			for entry, err := range store.List(ctx) {
+				if err != nil || entry.ID == id {
+					t.Errorf("List: %v, %v", entry.ID, err)
+				}
+			}
+			if err := store.Save(ctx, id, session.Record{Data: []byte("ours")}); err != nil {
+				t.Fatalf("Save of version 0: %v", err)
+			}
+			if rec, err := store.Load(ctx, id); err != nil || rec.Version != 1 || string(rec.Data) != "ours" {
+				t.Errorf("Load: %+v, %v", rec, err)
+			}
+		})
+	}
+}
+
+func TestRedisExpiry(t *testing.T) {
+	ctx := t.Context()
+	client := redisClient(t, servertest.Redis(t))
+	prefix := uniquePrefix()
+	store := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix})
+	id := session.ID{1}
+	now := time.Now()
+	farAway := time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+	tests := []struct {
+		name    string
+		expires time.Time
+		ttl     int64 // in milliseconds, less a minute; or as PTTL has it: -1 for never, -2 for no such key
+	}{
+		{"never", time.Time{}, -1},
+		{"an hour", now.Add(time.Hour), 59 * 60_000},
+		{"a hundred days", now.Add(100 * 24 * time.Hour), (100*24*60 - 1) * 60_000},
+		{"the year 9999", farAway, farAway.UnixMilli() - now.UnixMilli() - 60_000},
+		{"the past", now.Add(-time.Hour), -2},
+		{"the distant past", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), -2},
+		{"1970", time.Unix(0, 0), -2},
+	}
+	for _, test := range tests {
+		for _, op := range []string{"save", "touch"} {
+			t.Run(op+" "+test.name, func(t *testing.T) {
+				var err error
+				switch op {
+				case "save":
+					err = store.Save(ctx, id, session.Record{Expires: test.expires})
+				case "touch":
+					if err = store.Save(ctx, id, session.Record{Expires: now.Add(time.Minute)}); err == nil {
+						err = store.Touch(ctx, id, session.Record{Version: 1, Expires: test.expires})
+					}
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				ttl, err := client.Do(ctx, "PTTL", prefix+id.String()).Int64()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ttl < test.ttl || ttl > max(test.ttl, test.ttl+61_000*min(1, test.ttl)) {
+					t.Errorf("the server removes it in %d ms, want %d or a little more", ttl, test.ttl)
+				}
+				rec, err := store.Load(ctx, id)
+				switch {
+				case test.ttl == -2 && !errors.Is(err, session.ErrNotFound):
+					t.Errorf("Load: %v, want ErrNotFound", err)
+				case test.ttl != -2 && (err != nil || !rec.Expires.Equal(test.expires.Truncate(time.Millisecond))):
+					t.Errorf("Load: expires %v, %v; want %v", rec.Expires, err, test.expires)
+				}
+				if err := store.Delete(ctx, id); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+// Lua's numbers are exact up to 2^53 only.
+func TestRedisLargeVersions(t *testing.T) {
+	ctx := t.Context()
+	client := redisClient(t, servertest.Redis(t))
+	prefix := uniquePrefix()
+	store := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix})
+	for i, version := range []uint64{1<<53 + 1, 1<<60 + 1, 1<<63 + 1} {
+		id := session.ID{byte(i)}
+		if err := client.Set(ctx, prefix+id.String(), packed(version, 0, "data"), 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range []uint64{version - 1, version + 1} {
+			if err := store.Save(ctx, id, session.Record{Version: other}); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("Save of %d over %d: %v, want ErrConflict", other, version, err)
+			}
+		}
+		if err := store.Save(ctx, id, session.Record{Version: version}); err != nil {
+			t.Errorf("Save of %d: %v", version, err)
+		}
+		if rec, err := store.Load(ctx, id); err != nil || rec.Version != version+1 {
+			t.Errorf("Load: version %d, %v; want %d", rec.Version, err, version+1)
+		}
+	}
+}
+
+// Whatever the server refuses is an error of its own, never a conflict or an absent record.
+func TestRedisRefuses(t *testing.T) {
+	server := servertest.Start(t, servertest.KindRedis)
+	client := redisClient(t, server)
+	store := session.NewRedisStore(client, nil)
+	ctx := t.Context()
+	do := func(args ...any) {
+		t.Helper()
+		if err := client.Do(ctx, args...).Err(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	if err := store.Save(ctx, session.ID{1}, session.Record{}); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name    string
+		on, off []any
+		text    string
+	}{
+		{"full", []any{"CONFIG", "SET", "maxmemory", "1", "maxmemory-policy", "noeviction"},
+			[]any{"CONFIG", "SET", "maxmemory", "0"}, "OOM"},
+		{"replica", []any{"REPLICAOF", "127.0.0.1", "1"}, []any{"REPLICAOF", "NO", "ONE"}, "READONLY"},
+		{"too few replicas", []any{"CONFIG", "SET", "min-replicas-to-write", "1"},
+			[]any{"CONFIG", "SET", "min-replicas-to-write", "0"}, "NOREPLICAS"},
+		{"no permission", []any{"ACL", "SETUSER", "default", "-getrange"},
+			[]any{"ACL", "SETUSER", "default", "+@all"}, "can't run this command"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			do(test.on...)
+			defer do(test.off...)
+			for version := range uint64(2) {
+				err := store.Save(ctx, session.ID{byte(version)}, session.Record{Version: version, Data: make([]byte, 1000)})
+				checkFault(t, "Save", err, test.text)
+			}
+			if test.name != "full" { // a touch takes no memory
+				rec := session.Record{Version: 1, Expires: time.Now().Add(time.Hour)}
+				checkFault(t, "Touch", store.Touch(ctx, session.ID{1}, rec), test.text)
+			}
+		})
+	}
+	if rec, err := store.Load(ctx, session.ID{1}); err != nil || rec.Version != 1 {
+		t.Errorf("Load: %+v, %v: something was changed", rec, err)
+	}
+}
+
+func TestRedisPassword(t *testing.T) {
+	server := servertest.Start(t, servertest.KindRedis)
+	admin := redisClient(t, server)
+	ctx := t.Context()
+	if err := admin.Do(ctx, "ACL", "SETUSER", "alice", "on", ">pa ss@/1", "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.ConfigSet(ctx, "requirepass", "hunter2").Err(); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		userinfo string
+		ok       bool
+	}{
+		{"hunter2@", true},
+		{":hunter2@", true},
+		{"default:hunter2@", true},
+		{"alice:pa%20ss%40%2F1@", true},
+		{"", false},
+		{"wrong-secret@", false},
+		{"alice:wrong-secret@", false},
+		{"hunter2:wrong-secret@", false},
+	}
+	for _, test := range tests {
+		for _, path := range []string{"", "/", "/3"} {
+			store, err := session.Open(ctx, "redis://"+test.userinfo+server.Addrs[0]+path)
+			switch {
+			case test.ok && err != nil:
+				t.Errorf("%q: %v", test.userinfo, err)
+			case !test.ok && err == nil:
+				t.Errorf("%q: no error", test.userinfo)
+			case !test.ok && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "hunter")):
+				t.Errorf("%q: the error shows the password: %v", test.userinfo, err)
+			case err == nil:
+				session.Close(store)
+			}
+		}
+	}
+}
+
+func TestRedisURL(t *testing.T) {
+	server := servertest.Start(t, servertest.KindRedis)
+	addr := server.Addrs[0]
+	client := redisClient(t, server)
+	ctx := t.Context()
+	works := []struct {
+		url    string
+		db     int
+		prefix string
+	}{
+		{"redis://" + addr, 0, "session:"},
+		{"REDIS://" + addr + "/", 0, "session:"},
+		{"valkey://" + addr + "/2", 2, "session:"},
+		{"redis://" + addr + "/1?prefix=my%5Bapp%5D%2A:&pool_size=3&dial_timeout=2s", 1, "my[app]*:"},
+		{"redis://" + addr + "?db=4&max_retries=-1", 4, "session:"},
+	}
+	for _, test := range works {
+		t.Run(test.url, func(t *testing.T) {
+			store := openStore(t, test.url)
+			id := session.ID{7}
+			if err := store.Save(ctx, id, session.Record{}); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := session.Count(ctx, store); n != 1 || err != nil {
+				t.Errorf("Count: %d, %v", n, err)
+			}
+			conn := client.Conn()
+			defer conn.Close()
+			if err := conn.Select(ctx, test.db).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := conn.Del(ctx, test.prefix+id.String()).Result(); n != 1 || err != nil {
+				t.Errorf("it is not in database %d under %s: %v", test.db, test.prefix, err)
+			}
+		})
+	}
+	fails := []string{
+		"redis:",
+		"redis:secret@localhost",
+		"redis://:se/cret@localhost",
+		"redis://:se#cret@localhost",
+		"redis://:se?cret@localhost",
+		"redis://:12/secret@localhost",
+		"redis://12/secret@localhost",
+		"redis://12?secret@localhost",
+		"redis://12?db=secret@localhost",
+		"redis://12#secret@localhost",
+		"redis://:%zzsecret@localhost",
+		"redis://localhost/secret",
+		"redis://localhost/1/2",
+		"redis://localhost/-1",
+		"redis://localhost?unknown=secret",
+		"redis://localhost?pool_size=secret-",
+		"redis://localhost?addr=user:secret@localhost:6379",
+		"redis://localhost:secret",
+		"redis://localhost/1?addr=localhost:6380",
+		"redis://localhost?addr=localhost:6380&read_only=true",
+		"redis://localhost?addr=localhost:6380&route_randomly=true",
+		"redis://localhost?master_name=m&replica_only=true",
+		"redis://localhost?master_name=m&route_by_latency=true",
+	}
+	for _, url := range fails {
+		t.Run(url, func(t *testing.T) {
+			store, err := session.Open(ctx, url)
+			if err == nil {
+				session.Close(store)
+				t.Fatal("no error")
+			}
+			checkURLError(t, err, "pool_size")
+		})
+	}
+}
+
+func TestRedisOpensClusterAndCloses(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.RedisCluster(t)
+	store := openStore(t, server.URL+"&prefix="+uniquePrefix())
+	for i := range byte(30) {
+		if err := store.Save(ctx, session.ID{i}, session.Record{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := session.Count(ctx, store); n != 30 || err != nil {
+		t.Errorf("Count: %d, %v", n, err)
+	}
+	for range 2 {
+		if err := session.Close(store); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	if err := store.Delete(ctx, session.ID{}); !errors.Is(err, redis.ErrClosed) {
+		t.Errorf("Delete after Close: %v, want redis.ErrClosed", err)
+	}
+	client := redisClient(t, servertest.Redis(t))
+	if err := session.Close(session.NewRedisStore(client, nil)); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := client.Ping(ctx).Err(); err != nil {
+		t.Errorf("Close closed the application's client: %v", err)
+	}
+}
+
+// A server that does not answer holds nobody longer than the context says, whatever the client's own time-outs.
+func TestRedisPaused(t *testing.T) {
+	server := servertest.Start(t, servertest.KindRedis)
+	forever := &redis.Options{Addr: server.Addrs[0], ReadTimeout: -1, WriteTimeout: -1}
+	client := redis.NewClient(forever)
+	t.Cleanup(func() { client.Close() })
+	url := "redis://" + server.Addrs[0] + "?read_timeout=-1&write_timeout=-1"
+	stores := map[string]session.Store{
+		"opened":             openStore(t, url),
+		"opened, no retries": openStore(t, url+"&max_retries=-1"),
+		"adopted":            session.NewRedisStore(client, nil),
+	}
+	for _, store := range stores {
+		if _, err := store.Load(t.Context(), session.ID{}); !errors.Is(err, session.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	server.Pause()
+	defer server.Resume()
+	for name, store := range stores {
+		t.Run(name, func(t *testing.T) { testPaused(t, store) })
+	}
+	_, err := session.Open(expiring(t), url)
+	checkFault(t, "Open", err, "")
+}
+
+func TestRedisList(t *testing.T) {
+	ctx := t.Context()
+	for name, client := range map[string]redis.UniversalClient{
+		"single":  redisClient(t, servertest.Redis(t)),
+		"cluster": redisCluster(t, servertest.RedisCluster(t)),
+		"ring": redis.NewRing(&redis.RingOptions{Addrs: map[string]string{
+			"a": servertest.Redis(t).Addrs[0], "b": servertest.Start(t, servertest.KindRedis).Addrs[0],
+		}}),
+		// Each of the two goes through all keys.
+		"twice the same": redis.NewRing(&redis.RingOptions{Addrs: map[string]string{
+			"a": servertest.Redis(t).Addrs[0], "b": servertest.Redis(t).Addrs[0],
+		}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			prefix := uniquePrefix() + "[*?]"
+			store := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix})
+			other := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix + "other:"})
+			expected := make(map[session.ID]string)
+			for i := range 1500 {
+				var id session.ID
+				binary.BigEndian.PutUint64(id[:], uint64(i))
+				expected[id] = fmt.Sprint(i)
+				if err := store.Save(ctx, id, session.Record{Data: []byte(expected[id])}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, key := range []string{"foreign", strings.Repeat("F", 64), strings.Repeat("x", 64)} {
+				if err := client.Set(ctx, prefix+key, "value", time.Minute).Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := other.Save(ctx, session.ID{1}, session.Record{}); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := store.Count(ctx); n != len(expected) || err != nil {
+				t.Errorf("Count: %d, %v; want %d", n, err, len(expected))
+			}
+			for entry, err := range store.List(ctx) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if expected[entry.ID] != string(entry.Record.Data) || entry.Record.Version != 1 {
+					t.Errorf("%v is listed twice, or not as it was saved: %+v", entry.ID, entry.Record)
+				}
+				delete(expected, entry.ID)
+			}
+			if len(expected) > 0 {
+				t.Errorf("%d records are not listed", len(expected))
+			}
+			for range store.List(ctx) {
+				break
+			}
+			cancelled, cancel := context.WithCancel(ctx)
+			cancel()
+			for entry, err := range store.List(cancelled) {
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("List with a cancelled context: %v, %v", entry, err)
+				}
+			}
+		})
+	}
+}
+
+// Below are helpers for the tests of all stores on a server.
+
+var prefixes atomic.Int64
+
+// uniquePrefix returns a prefix that no other test uses, nor another run of this one.
+func uniquePrefix() string {
+	return fmt.Sprintf("t%x-%d:", time.Now().UnixNano(), prefixes.Add(1))
+}
+
+func redisClient(t *testing.T, server *servertest.Server) *redis.Client {
+	t.Helper()
+	opts, err := redis.ParseURL(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.ContextTimeoutEnabled = true
+	client := redis.NewClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func redisCluster(t *testing.T, server *servertest.Server) *redis.ClusterClient {
+	t.Helper()
+	opts, err := redis.ParseClusterURL(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.ContextTimeoutEnabled = true
+	client := redis.NewClusterClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+func openStore(t *testing.T, url string) session.Store {
+	t.Helper()
+	store, err := session.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { session.Close(store) })
+	return store
+}
+
+// packed returns a record as it is in Redis and Memcached.
+func packed(version uint64, expires int64, data string) []byte {
+	b := []byte("S\x01")
+	b = binary.BigEndian.AppendUint64(b, version)
+	b = binary.BigEndian.AppendUint64(b, uint64(expires))
+	return append(b, data...)
+}
+
+// want returns nil if err is the one that is wanted.
+func want(err, wanted error) error {
+	if errors.Is(err, wanted) {
+		return nil
+	}
+	return fmt.Errorf("got %v, want %v", err, wanted)
+}
+
+// checkFault checks an error that says that the store could not do its work.
+func checkFault(t *testing.T, op string, err error, text string) {
+	t.Helper()
+	if err == nil || errors.Is(err, session.ErrConflict) || errors.Is(err, session.ErrNotFound) ||
+		!strings.HasPrefix(err.Error(), "session: ") || !strings.Contains(err.Error(), text) {
+		t.Errorf("%s: %v; want a fault that says %q", op, err, text)
+	}
+}
+
+// checkURLError checks an error about a URL that has "secret" where a password might be.
+func checkURLError(t *testing.T, err error, except string) {
+	t.Helper()
+	if !strings.HasPrefix(err.Error(), "session: ") {
+		t.Errorf("%q does not start with the package's name", err)
+	}
+	if strings.Contains(err.Error(), "secret") && (except == "" || !strings.Contains(err.Error(), except)) {
+		t.Errorf("%q shows what may be a password", err)
+	}
+}
+
+// expiring returns a context that is done before a server has answered that does not.
+func expiring(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// testPaused checks that calls to a store whose server does not answer end with their context.
+func testPaused(t *testing.T, store session.Store) {
+	for name, call := range map[string]func(context.Context) error{
+		"Load": func(ctx context.Context) error { _, err := store.Load(ctx, session.ID{1}); return err },
+		"Save": func(ctx context.Context) error { return store.Save(ctx, session.ID{1}, session.Record{}) },
+		"Touch": func(ctx context.Context) error {
+			return session.Touch(ctx, store, session.ID{1}, session.Record{Version: 1})
+		},
+		"Delete": func(ctx context.Context) error { return store.Delete(ctx, session.ID{1}) },
+		"Count": func(ctx context.Context) error {
+			_, err := session.Count(ctx, store)
+			if errors.Is(err, errors.ErrUnsupported) {
+				return context.DeadlineExceeded
+			}
+			return err
+		},
+	} {
+		if err := call(expiring(t)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v, want context.DeadlineExceeded", name, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(50*time.Millisecond, cancel)
+		if err := call(ctx); !errors.Is(err, context.Canceled) && name != "Count" {
+			t.Errorf("%s: %v, want context.Canceled", name, err)
+		}
+	}
+}
+
+// A wire passes on connections to a server, and counts round trips: how often the server was asked anew after
+// it had answered.
+type wire struct {
+	addr  string
+	trips atomic.Int64
+}
+
+func newWire(t *testing.T, server string) *wire {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wire{addr: listener.Addr().String()}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	wg.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", server)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			mu.Lock()
+			conns = append(conns, client, upstream)
+			mu.Unlock()
+			var asked atomic.Bool
+			wg.Go(func() {
+				w.pass(upstream, client, func() {
+					if !asked.Swap(true) {
+						w.trips.Add(1)
+					}
+				})
+			})
+			wg.Go(func() { w.pass(client, upstream, func() { asked.Store(false) }) })
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return w
+}
+
+func (w *wire) pass(to, from net.Conn, note func()) {
+	defer to.Close()
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		if n > 0 {
+			note()
+			if _, err := io.Copy(to, bytes.NewReader(b[:n])); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
