@@ -266,7 +266,7 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		if !ok {
 			if errors.Is(err, ErrGone) { // the index says that the session is to end
 				s.state = gone
-				_, err := s.m.end(ctx, &s.link)
+				_, _, err := s.m.end(ctx, &s.link)
 				return err
 			}
 			if renew && !s.wants() && s.link.id == id {

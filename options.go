@@ -46,7 +46,8 @@ type Options struct {
 
 	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds.
 	StoreTimeout time.Duration
-	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB.
+	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB. Beside the values and
+	// their keys, a record holds less than 600 bytes of its own.
 	MaxSize int
 	// SweepInterval is how often expired sessions are removed from a store that is a Sweeper; 0 means every
 	// 5 minutes. Never leaves it to DeleteExpired.

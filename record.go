@@ -187,7 +187,7 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	default:
 		return d, errDamaged
 	}
-	if r.bad || len(r.rest) != 0 {
+	if r.bad || len(r.rest) != 0 || d.kind == kindSealed && len(d.content.writes) == 0 {
 		return decoded{}, errDamaged
 	}
 	return d, nil

@@ -127,14 +127,23 @@ func (m *Manager) createSuccessor(ctx context.Context, l *link, c *content) (Rec
 	if !rec.Live(time.Now()) {
 		return Record{}, ErrNotFound
 	}
-	if err := m.put(ctx, l, rec, c.writes[len(c.writes)-markSize:]); err != nil {
-		if conflict, ok := errors.AsType[*conflictError](err); ok {
-			return conflict.found, conflict.err
+	for sent := 1; ; sent++ {
+		start := m.startTimer()
+		err := m.store.Save(ctx, l.id, rec)
+		m.observeStore(ctx, start, "save", l.id, err)
+		if err == nil {
+			rec.Version = 1
+			return rec, nil
 		}
-		return Record{}, err
+		// Another one was first, or this one was and the reply is lost: it makes no difference.
+		found, lookErr := m.load(ctx, l.id)
+		switch {
+		case lookErr == nil, errors.Is(err, ErrConflict):
+			return found, lookErr
+		case !errors.Is(lookErr, ErrNotFound), sent > maxResends:
+			return Record{}, err
+		}
 	}
-	rec.Version = 1
-	return rec, nil
 }
 
 // commitRenewal seals the record with the changes in it and creates its successor. s.mu is held.
@@ -163,11 +172,16 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 	}
 	s.content, s.changes = c, nil // whatever comes now, they are saved
 	s.link = next
-	found, err := m.createSuccessor(ctx, &s.link, &c)
+	rec, err := m.createSuccessor(ctx, &s.link, &c)
+	found, err := m.followFrom(ctx, &s.link, rec, err) // others may have gone on from there
 	if err != nil {
 		return err
 	}
-	s.link.version, s.link.cas, s.link.expires, s.link.data = found.Version, found.cas, found.Expires, found.Data
+	if found.kind != kindLive { // or ended the session
+		s.state = gone
+		return nil
+	}
+	s.content = found.content
 	s.todo |= sendCookie
 	m.observe(ctx, Event{Kind: EventRenewed, ID: old.id, Successor: next.id})
 	return nil
@@ -239,36 +253,41 @@ func (s *Session) commitEmpty(ctx context.Context) error {
 // retireEnded retires the sessions that the handler destroyed. s.mu is held.
 func (s *Session) retireEnded(ctx context.Context) error {
 	for len(s.ended) > 0 {
-		found, err := s.m.end(ctx, &s.ended[0])
+		found, first, err := s.m.end(ctx, &s.ended[0])
 		if err != nil {
 			return err
 		}
+		if !first { // another request was, and the client may have a newer cookie already
+			s.todo &^= dropCookie
+		}
 		if found.regenerated {
-			s.todo = s.todo&^dropCookie | endReplaced
+			s.todo |= endReplaced
 			s.state = gone
 		}
-		s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
-		s.m.forgetRecord(ctx, &s.ended[0])
+		if first {
+			s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
+			s.m.forgetRecord(ctx, &s.ended[0])
+		}
 		s.ended = s.ended[1:]
 	}
 	return nil
 }
 
-// end retires the live record that l leads to, wherever it has gone meanwhile. It returns what it found in its
-// place if that had ended before.
-func (m *Manager) end(ctx context.Context, l *link) (decoded, error) {
+// end retires the live record that l leads to, wherever it has gone meanwhile. If another was first, it returns
+// what it found in its place.
+func (m *Manager) end(ctx context.Context, l *link) (found decoded, first bool, err error) {
 	for try := 1; ; try++ {
 		err := m.retire(ctx, l, false)
 		conflict, ok := errors.AsType[*conflictError](err)
 		if !ok {
-			return decoded{}, err
+			return decoded{}, err == nil, err
 		}
 		if try >= maxTries || !pause(ctx, try) {
-			return decoded{}, err
+			return decoded{}, false, err
 		}
 		found, err := m.followFrom(ctx, l, conflict.found, conflict.err)
 		if err != nil || found.kind != kindLive {
-			return found, err
+			return found, false, err
 		}
 	}
 }

@@ -111,7 +111,8 @@ type contextKey struct{}
 //
 // Values are encoded as CBOR (RFC 8949) when they are set. T can be whatever encoding/json could handle, and
 // more: byte slices, times and maps with other keys than strings keep their type. Only exported fields of a
-// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them.
+// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them. A value must not be nested more than 10,000
+// deep, nor contain itself.
 //
 // A stored value that does not decode as T (an older version of the program may have set it) reads as absent,
 // is reported to the logger, and stays in the store until something else is set.

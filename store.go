@@ -20,7 +20,8 @@ import (
 // others learn of it. Everything else that this package promises is built on that one rule.
 //
 // All methods are safe for concurrent use. They return when ctx is done, with an error for which
-// errors.Is(err, ctx.Err()) holds; whether a Save or Delete that was cut short took effect is then unknown.
+// errors.Is(err, ctx.Err()) holds, unless they can finish without waiting; whether a Save or Delete that was cut
+// short took effect is then unknown.
 // Any other error than those named below means that the store could not do its work (it is down, full,
 // read-only …). An error must name neither a password nor any Data.
 //
@@ -37,7 +38,8 @@ type Store interface {
 
 	// Save stores rec as version rec.Version+1 if the live record under id has version rec.Version, or, for
 	// version 0, if no live record is there. Otherwise it changes nothing and returns an error that wraps
-	// ErrConflict. Save returns an error that wraps ErrTooLarge if rec can never fit.
+	// ErrConflict. Save returns an error that wraps ErrTooLarge if rec can never fit; Data of 64 KiB always does.
+	// A rec that has expired already is saved like any other, and counts as absent.
 	Save(ctx context.Context, id ID, rec Record) error
 
 	// Delete removes the record under id. That there is none is no error.
@@ -50,7 +52,8 @@ type Record struct {
 	// caller saw; 0 means that it saw none.
 	Version uint64
 	// Expires is the time from which on the record counts as absent. The zero time means never. Its resolution
-	// is one millisecond; a store may drop what is finer.
+	// is one millisecond; a store may drop what is finer. It is exact up to the year 2200; beyond, a store may
+	// bring it forward.
 	Expires time.Time
 	// Data is opaque to the store. It may be empty.
 	Data []byte
@@ -122,7 +125,8 @@ var (
 type Toucher interface {
 	Store
 	// Touch sets the expiry of the live record under id to rec.Expires, if its version is rec.Version, and
-	// keeps version and data. rec is a record as Load returned it, with another Expires. It returns an error
+	// keeps version and data. rec is a record as Load returned it, with another Expires; if it is not, the
+	// result may be ErrConflict. It returns an error
 	// that wraps ErrNotFound if no live record is there, ErrConflict if it has another version, and
 	// errors.ErrUnsupported if a store that this one wraps is no Toucher.
 	Touch(ctx context.Context, id ID, rec Record) error

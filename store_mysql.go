@@ -216,8 +216,8 @@ func (s *MySQLStore) DeleteExpired(ctx context.Context, limit int) (int, error) 
 		}
 		for chunk := range slices.Chunk(ids, 500) {
 			// DELETE FROM takes no FORCE INDEX, this form does
-			statement := fmt.Sprintf("DELETE %[1]s FROM %[1]s FORCE INDEX (PRIMARY) WHERE expires <= %[2]d AND id IN (x'%[3]s')",
-				s.table, now, strings.Join(chunk, "', x'"))
+			statement := fmt.Sprintf("DELETE %[1]s FROM %[1]s FORCE INDEX (PRIMARY) "+
+				"WHERE expires <= %[2]d AND id IN (x'%[3]s')", s.table, now, strings.Join(chunk, "', x'"))
 			n, _, err := s.exec(ctx, "sweep", func(ctx context.Context, _ ...any) (sql.Result, error) {
 				return s.db.ExecContext(ctx, statement)
 			})
@@ -369,7 +369,7 @@ func (s *MySQLStore) checkServer(ctx context.Context, schema string) (string, er
 	case err != nil:
 		return "", sqlError(ctx, "mysql", "connect", err)
 	case schema == "":
-		return "", errors.New("session: mysql: no database is selected; the table's name or the connections have to name one")
+		return "", errors.New("session: mysql: neither the connections nor the table's name select a database")
 	case !autocommit:
 		return "", errors.New("session: mysql: the connections are set to autocommit=0, so that nothing would be saved")
 	case client != connection:
@@ -420,7 +420,8 @@ func (s *MySQLStore) inspect(ctx context.Context, schema, table string) ([]strin
 			"WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?",
 		"SELECT IF(INDEX_NAME = 'PRIMARY', 'primary key', IF(NON_UNIQUE, 'index', 'unique index')), " +
 			"CONCAT('(', COALESCE(GROUP_CONCAT(COLUMN_NAME ORDER BY SEQ_IN_INDEX SEPARATOR ', '), '?'), ')'), '' " +
-			"FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? GROUP BY INDEX_NAME, NON_UNIQUE",
+			"FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? " +
+			"GROUP BY INDEX_NAME, NON_UNIQUE",
 	} {
 		rows, err := s.db.QueryContext(ctx, query, schema, table)
 		if err != nil {

@@ -109,7 +109,8 @@ func TestMySQLAccountThatMayNotCreate(t *testing.T) {
 	user := randomName("u")
 	mustExec(t, db, "CREATE USER "+user+"@'%' IDENTIFIED BY '"+strings.ReplaceAll(password, "'", "''")+"'")
 	t.Cleanup(func() { mustExec(t, openDB(t, server.URL, ""), "DROP USER "+user+"@'%'") })
-	mustExec(t, db, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+strings.TrimPrefix(mustParse(t, rawURL).Path, "/")+".* TO "+user+"@'%'")
+	database := strings.TrimPrefix(mustParse(t, rawURL).Path, "/")
+	mustExec(t, db, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+database+".* TO "+user+"@'%'")
 	limited := withUser(t, rawURL, user, password)
 
 	_, err := session.Open(t.Context(), limited)
@@ -251,7 +252,7 @@ func TestMySQLRefusesConnections(t *testing.T) {
 	mustExec(t, db, "USE passing")
 	mustExec(t, db, "DROP DATABASE passing")
 	_, err := session.NewMySQLStore(t.Context(), db, nil)
-	wantError(t, err, "", "no database is selected")
+	wantError(t, err, "", "select a database")
 	_, err = session.NewMySQLStore(t.Context(), nil, nil)
 	wantError(t, err, "")
 }
@@ -278,6 +279,7 @@ func TestMySQLErrorsHidePassword(t *testing.T) {
 		{"mysql://root:" + port + "#" + secret + "@" + address + "/test", "percent-encoded"},
 		{"mysql://root:" + port + "?" + secret + "@" + address + "/test", "percent-encoded"},
 		{"mysql://root:" + secret + "%zz@" + address + "/test", "percent-encoded"},
+		{"mysql://root@" + address + "/test#" + secret, "percent-encoded"},
 	} {
 		_, err := session.Open(t.Context(), test.url)
 		t.Log(err)
@@ -310,7 +312,8 @@ func TestMySQLURL(t *testing.T) {
 		}
 	}
 
-	cfg, opts, err := session.ParseMySQLURL("mysql://h/db?loc=Europe/Paris&table=a.b&tls=true&timeout=7s&sql_mode=%27ANSI%27")
+	const parameters = "loc=Europe/Paris&table=a.b&tls=true&timeout=7s&sql_mode=%27ANSI%27"
+	cfg, opts, err := session.ParseMySQLURL("mysql://h/db?" + parameters)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +375,12 @@ func TestMySQLTooLarge(t *testing.T) {
 	for _, test := range []struct {
 		size int
 		want error
-	}{{packet - 512, nil}, {packet - 511, session.ErrTooLarge}, {packet + 1, session.ErrTooLarge}, {3 * packet, session.ErrTooLarge}} {
+	}{
+		{packet - 512, nil},
+		{packet - 511, session.ErrTooLarge},
+		{packet + 1, session.ErrTooLarge},
+		{3 * packet, session.ErrTooLarge},
+	} {
 		err := store.Save(t.Context(), id, session.Record{Data: make([]byte, test.size)})
 		if !errors.Is(err, test.want) {
 			t.Errorf("%d bytes: error %v, want %v", test.size, err, test.want)
@@ -450,7 +458,8 @@ func TestMySQLSweepLocksNothingLive(t *testing.T) {
 	}
 	defer tx.Rollback()
 	for _, id := range live {
-		if _, err := tx.ExecContext(t.Context(), "UPDATE sessions SET expires = expires + 1 WHERE id = ?", id[:]); err != nil {
+		_, err := tx.ExecContext(t.Context(), "UPDATE sessions SET expires = expires + 1 WHERE id = ?", id[:])
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -512,6 +521,14 @@ func TestMySQLDeadlock(t *testing.T) {
 	}
 }
 
+func TestMySQLSweepersAtOnce(t *testing.T) {
+	server := servertest.MariaDB(t)
+	_, db := newMySQLDatabase(t, server)
+	db.SetMaxIdleConns(4)
+	store := newMySQLStore(t, db, nil)
+	wantSweepersAgree(t, store, store, newMySQLStore(t, db, nil), newMySQLStore(t, db, nil))
+}
+
 func TestMySQLListInPages(t *testing.T) {
 	server := servertest.MariaDB(t)
 	_, db := newMySQLDatabase(t, server)
@@ -541,6 +558,16 @@ func TestMySQLClose(t *testing.T) {
 	}
 	if _, err := opened.Load(t.Context(), session.ID{}); err == nil || errors.Is(err, session.ErrNotFound) {
 		t.Errorf("Load after Close: %v", err)
+	}
+	db.SetMaxOpenConns(1)
+	db.SetMaxIdleConns(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for others := 1; others > 0; { // the server needs a moment to notice
+		const query = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
+		if err := db.QueryRowContext(ctx, query).Scan(&others); err != nil {
+			t.Fatalf("connections are left open: %v", err)
+		}
 	}
 }
 

@@ -276,8 +276,7 @@ func postgresCode(err error) string {
 }
 
 // rolledBackByPostgres reports whether the server has undone the statement because of another one at the same
-// time (a deadlock, or a conflict that the isolation levels above READ COMMITTED do not allow), or has never
-// seen it.
+// time: a deadlock, or a conflict that the isolation levels above READ COMMITTED do not allow.
 func rolledBackByPostgres(err error) bool {
 	code := postgresCode(err)
 	return code == "40001" || code == "40P01"
@@ -369,7 +368,8 @@ func parsePostgresURL(rawURL string) (*pgxpool.Config, *PostgresOptions, error) 
 	// An "@" after the one that ends the password is most likely part of the password, and so is what comes
 	// before it: neither pgx's error nor one about the wrong host must show that.
 	authority, ok := strings.CutPrefix(base, "//")
-	if user, after, found := strings.Cut(authority, "@"); found && (strings.Contains(user, "/") || strings.Contains(after, "@")) || !ok {
+	user, after, found := strings.Cut(authority, "@")
+	if !ok || found && strings.Contains(user, "/") || strings.Contains(after, "@") {
 		return nil, nil, errors.New("session: a postgres: URL is postgres://user:password@host:port/database?parameters " +
 			"(reserved characters in a name or password are percent-encoded)")
 	}

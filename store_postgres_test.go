@@ -162,8 +162,9 @@ func TestPostgresTableShape(t *testing.T) {
 		{"index on an expression", "CREATE INDEX more ON t ((version + 1))", nil},
 		{"unlogged", "ALTER TABLE t SET UNLOGGED", nil},
 		{"dropped column", "ALTER TABLE t ADD more int; ALTER TABLE t DROP more", nil},
-		{"partitioned", "DROP TABLE t; CREATE TABLE t (id bytea PRIMARY KEY, version bigint NOT NULL, expires bigint NOT NULL, " +
-			"data bytea NOT NULL) PARTITION BY HASH (id); CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)", nil},
+		{"partitioned", "ALTER TABLE t RENAME TO u; DROP INDEX t_expires_idx; " +
+			"CREATE TABLE t (LIKE u, PRIMARY KEY (id)) PARTITION BY HASH (id); " +
+			"CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 1, REMAINDER 0)", nil},
 		{"no data", "ALTER TABLE t DROP data", []string{`lacks "data bytea not null" and has nothing`}},
 		{"data as text", "ALTER TABLE t ALTER data TYPE text USING ''", []string{`has "data text not null"`}},
 		{"NULL allowed", "ALTER TABLE t ALTER data DROP NOT NULL", []string{`has "data bytea"`}},
@@ -175,7 +176,8 @@ func TestPostgresTableShape(t *testing.T) {
 		{"other primary key", "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, version)",
 			[]string{`has "primary key (id, version)"`}},
 		{"unique index", "CREATE UNIQUE INDEX one ON t (expires)", []string{`has "unique index (expires)"`}},
-		{"unique partial index", "CREATE UNIQUE INDEX one ON t (expires) WHERE version > 1", []string{`has "unique index (expires)"`}},
+		{"unique partial index", "CREATE UNIQUE INDEX one ON t (expires) WHERE version > 1",
+			[]string{`has "unique index (expires)"`}},
 		{"view", "ALTER TABLE t RENAME TO u; CREATE VIEW t AS SELECT * FROM u", []string{`has "id bytea"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -191,6 +193,11 @@ func TestPostgresTableShape(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantUsable(t, store)
+			var indexed bool
+			const query = "SELECT count(*) > 0 FROM pg_indexes WHERE indexname IN ('t_expires_idx', 'longer')"
+			if err := pool.QueryRow(t.Context(), query).Scan(&indexed); err != nil || !indexed {
+				t.Errorf("without an index of expires (%v)", err)
+			}
 		})
 	}
 }
@@ -242,7 +249,8 @@ func TestPostgresSearchPath(t *testing.T) {
 	mustExecPostgres(t, pool, "DROP INDEX sessions_expires_idx")
 	newPostgresStore(t, newPool(t, withParams(rawURL, "search_path=first,public")), nil)
 	newPostgresStore(t, pool, &session.PostgresOptions{NoCreate: true})
-	_, err := session.NewPostgresStore(t.Context(), pool, &session.PostgresOptions{NoCreate: true, Table: "first.sessions"})
+	opts := &session.PostgresOptions{NoCreate: true, Table: "first.sessions"}
+	_, err := session.NewPostgresStore(t.Context(), pool, opts)
 	wantError(t, err, "", "is not there")
 }
 
@@ -251,7 +259,8 @@ func TestPostgresErrorsHidePassword(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(filepath.Dir(hba)), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(hba, []byte("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"), 0o644); err != nil {
+	const rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+	if err := os.WriteFile(hba, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	server := servertest.Start(t, servertest.KindPostgreSQL, "-c", "hba_file="+hba)
@@ -302,14 +311,16 @@ func TestPostgresURL(t *testing.T) {
 			continue
 		}
 		c := cfg.ConnConfig
-		if got := fmt.Sprintf("%s:%s@%s:%d/%s", c.User, c.Password, c.Host, c.Port, c.Database); got != want || opts.Table != "" {
+		got := fmt.Sprintf("%s:%s@%s:%d/%s", c.User, c.Password, c.Host, c.Port, c.Database)
+		if got != want || opts.Table != "" {
 			t.Errorf("%s is %s with table %q, want %s", rawURL, got, opts.Table, want)
 		}
 		if c.ConnectTimeout != 5*time.Second || cfg.MaxConns < 8 {
 			t.Errorf("%s: connects for %v and %d times", rawURL, c.ConnectTimeout, cfg.MaxConns)
 		}
 	}
-	cfg, opts, err := session.ParsePostgresURL("postgres://h/db?table=a.b&sslmode=require&pool_max_conns=3&connect_timeout=7&search_path=x")
+	const parameters = "table=a.b&sslmode=require&pool_max_conns=3&connect_timeout=7&search_path=x"
+	cfg, opts, err := session.ParsePostgresURL("postgres://h/db?" + parameters)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,6 +434,14 @@ func TestPostgresSweepLocksNothingLive(t *testing.T) {
 			t.Fatalf("removed %d (%v), want %d", n, err, want)
 		}
 	}
+}
+
+func TestPostgresSweepersAtOnce(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	rawURL, pool := newPostgresDatabase(t, server)
+	strict := newPool(t, withParams(rawURL, "default_transaction_isolation=serializable"))
+	wantSweepersAgree(t, newPostgresStore(t, pool, nil), newPostgresStore(t, pool, nil),
+		newPostgresStore(t, strict, nil), newPostgresStore(t, strict, nil))
 }
 
 func TestPostgresListInPages(t *testing.T) {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A sqlTable is the table of a store in an SQL database. What is true of it, its columns and indexes, is one
@@ -80,15 +82,21 @@ func quoteLines(lines []string) string {
 	return `"` + strings.Join(lines, `", "`) + `"`
 }
 
-// sqlTries is how often a statement is run that the server rolls back through no fault of its own.
-const sqlTries = 5
+// sqlTries is how often a statement is run that the server rolls back through no fault of its own. Serializable
+// transactions that insert into the same page of an index need several, and deadlocks two.
+const sqlTries = 10
 
 // retrySQL calls run until it succeeds, or fails with an error after which it is of no use, or not safe, to
 // call it again.
 func retrySQL(ctx context.Context, rolledBack func(error) bool, run func() error) error {
 	for try := 1; ; try++ {
 		err := run()
-		if err == nil || try == sqlTries || ctx.Err() != nil || !rolledBack(err) {
+		if err == nil || try == sqlTries || !rolledBack(err) {
+			return err
+		}
+		select {
+		case <-time.After(rand.N(time.Duration(try) * time.Millisecond)): // who collided does not do so again
+		case <-ctx.Done():
 			return err
 		}
 	}
@@ -163,7 +171,8 @@ func splitTable(server, name string) (schema, table string, err error) {
 	}
 	if !validName(table, 50) || schema == "" && strings.Contains(name, ".") || schema != "" && !validName(schema, 63) {
 		return "", "", fmt.Errorf("session: %s: a table's name is a letter or underscore and up to 49 more letters, "+
-			"digits and underscores, with a schema's or database's name and a dot before it or not; it cannot be %q", server, name)
+			"digits and underscores, with a schema's or database's name and a dot before it or not; it cannot be %q",
+			server, name)
 	}
 	return schema, table, nil
 }

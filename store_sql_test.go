@@ -276,7 +276,7 @@ func wantUsable(t *testing.T, store session.Store) {
 // while the caller uses the store.
 func wantPages(t *testing.T, store sqlStore) {
 	t.Helper()
-	const n = 2*256 + 10
+	const n = 2*256 - 2 // with the first and the last ID two full pages
 	want := map[session.ID]bool{}
 	for _, id := range fill(t, store, n, time.Time{}) {
 		want[id] = true
@@ -296,12 +296,41 @@ func wantPages(t *testing.T, store sqlStore) {
 			t.Errorf("%s is listed twice, or is not there", entry.ID)
 		}
 		delete(want, entry.ID)
-		if err := store.Delete(t.Context(), entry.ID); err != nil {
+		if _, err := store.Load(t.Context(), entry.ID); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(want) > 0 {
 		t.Errorf("%d of %d records are not listed", len(want), n+2)
+	}
+}
+
+// wantSweepersAgree checks that of several sweepers at the same time none counts what another one removed, and
+// none leaves anything behind.
+func wantSweepersAgree(t *testing.T, stores ...sqlStore) {
+	t.Helper()
+	const n, step = 1000, 50
+	fill(t, stores[0], n, time.Now().Add(-time.Hour))
+	var removed atomic.Int64
+	var sweepers sync.WaitGroup
+	for _, store := range stores {
+		sweepers.Go(func() {
+			for {
+				k, err := store.DeleteExpired(t.Context(), step)
+				removed.Add(int64(k))
+				if err != nil {
+					t.Error(err)
+				}
+				if err != nil || k < step {
+					return
+				}
+			}
+		})
+	}
+	sweepers.Wait()
+	left, err := stores[0].DeleteExpired(t.Context(), n)
+	if removed.Load() != n || left != 0 || err != nil {
+		t.Errorf("%d were removed and %d left (%v), of %d", removed.Load(), left, err, n)
 	}
 }
 

@@ -78,3 +78,8 @@ func open[S session.Store](store S, err error) (session.Store, error) { return s
 func TestStores(t *testing.T) {
 	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.Run(t, newStore) })
 }
+
+// Whole sessions keep their promises on every store.
+func TestSessions(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.RunSessions(t, newStore) })
+}

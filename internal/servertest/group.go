@@ -186,9 +186,10 @@ func (g *group) waitReady(ctx context.Context, n *node) error {
 func (g *group) ask(ctx context.Context, n *node) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	ended := n.process.done // a restart replaces the process
 	go func() {
 		select {
-		case <-n.process.done:
+		case <-ended:
 			cancel()
 		case <-ctx.Done():
 		}

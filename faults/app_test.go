@@ -1,0 +1,194 @@
+package faults
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/session"
+)
+
+const (
+	secret = "the secret of an application that is under test"
+	// counter is a text that is in each request to the server that saves the counter, and in no other.
+	counter                  = "number-of-hits"
+	hits    session.Key[int] = counter
+
+	// storeTimeout is Options.StoreTimeout where a test waits for it.
+	storeTimeout = time.Second
+	// longTimeout is Options.StoreTimeout where no request is to reach it. After a connection broke, the driver
+	// of MongoDB waits for up to half a second before it makes another, and some saves here break three.
+	longTimeout = 10 * time.Second
+	// patience is what a request may take beyond the timeout.
+	patience = time.Second
+)
+
+// logHandler is where the log of all applications goes.
+var logHandler slog.Handler = slog.DiscardHandler
+
+// An app is a web application with its own connections to the store.
+type app struct {
+	tb      testing.TB
+	timeout time.Duration // Options.StoreTimeout
+	store   session.Store
+	manager *session.Manager
+	handler http.Handler
+	between func() // called by /between, after the session was read and before it is written
+}
+
+// openApp returns an application that uses the store under the URL. It is closed when tb ends, or by close.
+func openApp(tb testing.TB, rawURL string, timeout time.Duration) *app {
+	tb.Helper()
+	store, err := session.Open(tb.Context(), rawURL)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	a := &app{tb: tb, timeout: timeout, store: store}
+	a.manager, err = session.New(store, []byte(secret), &session.Options{
+		StoreTimeout: timeout,
+		Logger:       slog.New(logHandler),
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(a.close)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/plain", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "plain") })
+	mux.HandleFunc("/get/{key}", a.get)
+	mux.HandleFunc("/set/{key}/{value}", a.set)
+	mux.HandleFunc("/between/{key}/{value}", a.set)
+	mux.HandleFunc("/hit", a.hit)
+	mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).Destroy()
+	})
+	a.handler = a.manager.Handler(mux)
+	return a
+}
+
+// close closes the application; more than once does no harm.
+func (a *app) close() {
+	if a.store == nil {
+		return
+	}
+	a.manager.Close()
+	if err := session.Close(a.store); err != nil {
+		a.tb.Errorf("closing the store: %v", err)
+	}
+	a.store = nil
+}
+
+// unknown is what /get answers to a client that has no session.
+const unknown = "(new session)"
+
+func (a *app) get(w http.ResponseWriter, r *http.Request) {
+	s := session.FromContext(r.Context())
+	value, _ := session.Key[string](r.PathValue("key")).Get(s)
+	if s.IsNew() {
+		value = unknown
+	}
+	io.WriteString(w, value)
+}
+
+func (a *app) set(w http.ResponseWriter, r *http.Request) {
+	s := session.FromContext(r.Context())
+	if strings.HasPrefix(r.URL.Path, "/between/") {
+		s.Len() // loads it
+		a.between()
+	}
+	session.Key[string](r.PathValue("key")).Set(s, r.PathValue("value"))
+	io.WriteString(w, "set")
+}
+
+func (a *app) hit(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprint(w, hits.Update(session.FromContext(r.Context()), func(n int) int { return n + 1 }))
+}
+
+// A client is a browser, which can send several requests at a time.
+type client struct {
+	app *app
+
+	mu     sync.Mutex
+	cookie string
+}
+
+// A result is a response.
+type result struct {
+	path    string
+	status  int
+	body    string
+	cookies []string // Set-Cookie lines
+	took    time.Duration
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("%s: %d %q, Set-Cookie %q, after %v", r.path, r.status, r.body, r.cookies, r.took)
+}
+
+func (c *client) do(path string) result {
+	req := httptest.NewRequest(http.MethodGet, "https://example.com"+path, nil)
+	c.mu.Lock()
+	if c.cookie != "" {
+		req.Header.Set("Cookie", c.cookie)
+	}
+	c.mu.Unlock()
+	rec := httptest.NewRecorder()
+	began := time.Now()
+	c.app.handler.ServeHTTP(rec, req)
+	res := result{path, rec.Code, rec.Body.String(), rec.Header().Values("Set-Cookie"), time.Since(began)}
+	for _, cookie := range rec.Result().Cookies() {
+		c.mu.Lock()
+		c.cookie = cookie.Name + "=" + cookie.Value
+		if cookie.MaxAge < 0 {
+			c.cookie = ""
+		}
+		c.mu.Unlock()
+	}
+	return res
+}
+
+// want sends a request that has to be answered with 200 and that body.
+func (c *client) want(path, body string) {
+	c.app.tb.Helper()
+	if res := c.do(path); res.status != http.StatusOK || res.body != body {
+		c.app.tb.Errorf("%v; want 200 %q", res, body)
+	}
+}
+
+// wantFailure sends a request that has to fail as one has to whose session cannot be read or saved.
+func (c *client) wantFailure(path string) {
+	c.app.tb.Helper()
+	c.app.checkFailure(c.do(path))
+}
+
+func (a *app) checkFailure(res result) {
+	a.tb.Helper()
+	if res.status != http.StatusServiceUnavailable || len(res.cookies) > 0 || res.took > a.timeout+patience {
+		a.tb.Errorf("%v; want 503 without a cookie within %v", res, a.timeout+patience)
+	}
+}
+
+// login returns a client that has a session with user=name in it.
+func (a *app) login(name string) *client {
+	a.tb.Helper()
+	c := &client{app: a}
+	c.want("/set/user/"+name, "set")
+	if c.cookie == "" {
+		a.tb.Fatal("a login set no cookie")
+	}
+	return c
+}
+
+// all runs the functions at the same time.
+func all(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
+}

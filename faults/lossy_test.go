@@ -1,0 +1,127 @@
+package faults
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// A lossy is a proxy that loses what it is told to: requests that hold a certain text, or their replies.
+type lossy struct {
+	listener net.Listener
+	upstream string
+	text     []byte
+	open     sync.WaitGroup
+
+	mu       sync.Mutex
+	requests int // so many of the next requests are lost, before the server sees them
+	replies  int // so many of the next replies are lost, when the server has done its work
+	lost     int
+}
+
+func newLossy(tb testing.TB, upstream, text string) *lossy {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := &lossy{listener: l, upstream: upstream, text: []byte(text)}
+	p.open.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.open.Go(func() { p.serve(client.(*net.TCPConn)) })
+		}
+	})
+	tb.Cleanup(func() {
+		l.Close()
+		p.open.Wait() // the application has closed its connections
+	})
+	return p
+}
+
+func (p *lossy) addr() string { return p.listener.Addr().String() }
+
+// lose sets how many of the next requests and replies are lost.
+func (p *lossy) lose(requests, replies int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.requests, p.replies, p.lost = requests, replies, 0
+}
+
+// count returns how many requests and replies were lost since lose.
+func (p *lossy) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
+}
+
+// judge decides what becomes of a request.
+func (p *lossy) judge(request []byte) (loseRequest, loseReply bool) {
+	if !bytes.Contains(request, p.text) {
+		return false, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.requests > 0:
+		p.requests--
+		p.lost++
+		return true, false
+	case p.replies > 0:
+		p.replies--
+		p.lost++
+		return false, true
+	}
+	return false, false
+}
+
+// serve passes on what comes, until something is to be lost: the connection is then reset. A request is taken
+// to come in one piece, and its reply to begin after it, as with all protocols here.
+func (p *lossy) serve(client *net.TCPConn) {
+	defer client.Close()
+	conn, err := net.Dial("tcp", p.upstream)
+	if err != nil {
+		return
+	}
+	server := conn.(*net.TCPConn)
+	defer server.Close()
+	var awaited atomic.Bool // the reply that is to be lost
+	p.open.Go(func() {
+		defer client.Close()
+		forward(client, server, func([]byte) bool { return !awaited.Load() })
+		client.SetLinger(0)
+	})
+	forward(server, client, func(request []byte) bool {
+		loseRequest, loseReply := p.judge(request)
+		if loseReply {
+			awaited.Store(true)
+		}
+		return !loseRequest
+	})
+	if !awaited.Load() {
+		client.SetLinger(0)
+		return
+	}
+	// Whoever waits for the reply closes the connection, when it is there.
+	io.Copy(io.Discard, client)
+}
+
+// forward copies from src to dst, as long as pass returns true for what comes.
+func forward(dst io.Writer, src io.Reader, pass func([]byte) bool) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := src.Read(buf)
+		if err != nil || !pass(buf[:n]) {
+			return
+		}
+		if _, err := dst.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
