@@ -19,7 +19,7 @@ const (
 	// means that somebody else's succeeded, so only a crowd comes near it.
 	maxTries = 100
 	// maxBackoff bounds the random pause between two tries.
-	maxBackoff = 20 * time.Millisecond
+	maxBackoff = 8 * time.Millisecond
 	// maxResends bounds how often a save is sent again after its reply was lost.
 	maxResends = 2
 	// rememberWrites is for how long a record remembers a write, beyond the time that the writer has for it:
@@ -226,15 +226,18 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 	if err != nil {
 		return err
 	}
-	var handOver Record
+	handed.yield(ctx)
+	handOver := handover{streak: handed.streak + 1}
+	began := time.Now()
 	defer func() {
 		s.dropNext(ctx)
+		handOver.took = time.Since(began)
 		s.m.queues.leave(place, handOver)
 	}()
-	if handed.Version > s.link.version {
+	if rec := handed.saved; rec.Version > s.link.version {
 		// Another request of this process was just here, and left what it saved.
-		if d, err := s.m.decode(&s.link, handed.Data); err == nil {
-			s.link.version, s.link.cas, s.link.expires, s.link.data = handed.Version, 0, handed.Expires, handed.Data
+		if d, err := s.m.decode(&s.link, rec.Data); err == nil {
+			s.link.version, s.link.cas, s.link.expires, s.link.data = rec.Version, 0, rec.Expires, rec.Data
 			if err := s.rebase(d.content); err != nil {
 				return err
 			}
@@ -256,7 +259,7 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 			saved, err = s.save(ctx, &s.link, now)
 		}
 		if err == nil {
-			handOver = saved
+			handOver.saved = saved
 			if try > 1 {
 				s.m.observe(ctx, Event{Kind: EventConflict, ID: id, Count: try})
 			}
@@ -507,7 +510,7 @@ func newMark() []byte {
 
 // pause waits for a random time before another try, and reports false if ctx ended.
 func pause(ctx context.Context, try int) bool {
-	limit := min(maxBackoff, time.Millisecond<<min(try, 8))
+	limit := min(maxBackoff, time.Millisecond<<min(try, 8)/4)
 	timer := time.NewTimer(mathrand.N(limit))
 	defer timer.Stop()
 	select {
@@ -526,12 +529,37 @@ type queues struct {
 }
 
 type queue struct {
-	waiting []chan Record // each gets what the one before saved
+	waiting []chan handover
 }
 
-// enter waits for its turn, at most until ctx is done. It returns what the one before saved, if anything; the
-// caller passes what it saved itself to leave.
-func (q *queues) enter(ctx context.Context, id ID) (Record, error) {
+// A handover is what a commit leaves to the next one in the queue.
+type handover struct {
+	saved  Record        // the record as it is now, if that is known
+	streak int           // how many commits have passed without a pause
+	took   time.Duration // how long the last one was at the store
+}
+
+// maxStreak is how many commits of one session a process may do in a row before it lets others have a go.
+const maxStreak = 8
+
+// yield pauses after a streak. Who has the last one's record needs one step at the store, while another process
+// needs two, look and save, and would never fit them in.
+func (h *handover) yield(ctx context.Context) {
+	if h.streak < maxStreak {
+		return
+	}
+	h.streak = 0
+	timer := time.NewTimer(3 * h.took)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// enter waits for its turn, at most until ctx is done. It returns what the one before left, if anything; the
+// caller passes what it leaves itself to leave.
+func (q *queues) enter(ctx context.Context, id ID) (handover, error) {
 	q.mu.Lock()
 	line := q.queues[id]
 	if line == nil {
@@ -540,9 +568,9 @@ func (q *queues) enter(ctx context.Context, id ID) (Record, error) {
 		}
 		q.queues[id] = new(queue)
 		q.mu.Unlock()
-		return Record{}, nil
+		return handover{}, nil
 	}
-	turn := make(chan Record, 1)
+	turn := make(chan handover, 1)
 	line.waiting = append(line.waiting, turn)
 	q.mu.Unlock()
 
@@ -560,11 +588,11 @@ func (q *queues) enter(ctx context.Context, id ID) (Record, error) {
 	if i < 0 { // its turn has come at the same moment
 		q.leave(id, <-turn)
 	}
-	return Record{}, ctx.Err()
+	return handover{}, ctx.Err()
 }
 
 // leave lets the next one in.
-func (q *queues) leave(id ID, saved Record) {
+func (q *queues) leave(id ID, left handover) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	line := q.queues[id]
@@ -572,6 +600,6 @@ func (q *queues) leave(id ID, saved Record) {
 		delete(q.queues, id)
 		return
 	}
-	line.waiting[0] <- saved
+	line.waiting[0] <- left
 	line.waiting = line.waiting[1:]
 }

@@ -79,7 +79,7 @@ func (s *Session) takeLock(parent context.Context) error {
 	if _, err := m.queues.enter(wait, id); err != nil {
 		return lockError(wait, err)
 	}
-	held := &heldLock{m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, Record{}) }}
+	held := &heldLock{m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, handover{}) }}
 	stolen, err := held.take(wait)
 	if err != nil {
 		held.leave()

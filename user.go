@@ -440,7 +440,7 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 	if _, err := m.queues.enter(ctx, place); err != nil {
 		return index{}, err
 	}
-	defer m.queues.leave(place, Record{})
+	defer m.queues.leave(place, handover{})
 	l, ix, err := m.loadIndex(ctx, user)
 	for try := 1; ; try++ {
 		if err != nil {

@@ -106,7 +106,7 @@ func TestRandomResets(t *testing.T) {
 					saved.Add(1)
 				} else {
 					failed.Add(1)
-					a.checkFailure(res)
+					a.checkFailure(res, 2)
 				}
 			}
 		})
