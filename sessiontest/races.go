@@ -50,7 +50,7 @@ func CheckSessions(ctx context.Context, store session.Store) error {
 }
 
 // updateTime is how long checkParallelUpdates goes on; a slow store gets through fewer updates.
-const updateTime = 5 * time.Second
+const updateTime = time.Minute
 
 // A sessionRule is one promise of package session.
 type sessionRule struct {
