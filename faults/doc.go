@@ -7,7 +7,7 @@
 //     in time, never an empty session, a feigned save or another cookie. Requests that use none are served. The
 //     first request after the fault works, on whatever connections the pool still holds, and nothing stays behind
 //     when the store is closed.
-//   - TestLostReply and TestRandomResets: a save whose reply was lost counts exactly once.
+//   - TestLostReply, TestLostReplyAndAnother and TestRandomResets: a save whose reply was lost counts exactly once.
 //   - TestProcesses: what two processes do to one session at the same time is all there.
 //
 // It is a module of its own so that Toxiproxy is no requirement of whoever uses package session.

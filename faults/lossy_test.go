@@ -20,6 +20,7 @@ type lossy struct {
 	requests int // so many of the next requests are lost, before the server sees them
 	replies  int // so many of the next replies are lost, when the server has done its work
 	lost     int
+	then     func() // called when a reply is lost, before anybody learns of it; nil: nothing
 }
 
 func newLossy(tb testing.TB, upstream, text string) *lossy {
@@ -47,11 +48,11 @@ func newLossy(tb testing.TB, upstream, text string) *lossy {
 
 func (p *lossy) addr() string { return p.listener.Addr().String() }
 
-// lose sets how many of the next requests and replies are lost.
-func (p *lossy) lose(requests, replies int) {
+// lose sets how many of the next requests and replies are lost, and what happens when a reply is.
+func (p *lossy) lose(requests, replies int, then func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.requests, p.replies, p.lost = requests, replies, 0
+	p.requests, p.replies, p.then, p.lost = requests, replies, then, 0
 }
 
 // count returns how many requests and replies were lost since lose.
@@ -95,6 +96,14 @@ func (p *lossy) serve(client *net.TCPConn) {
 	p.open.Go(func() {
 		defer client.Close()
 		forward(client, server, func([]byte) bool { return !awaited.Load() })
+		if awaited.Load() {
+			p.mu.Lock()
+			then := p.then
+			p.mu.Unlock()
+			if then != nil {
+				then()
+			}
+		}
 		client.SetLinger(0)
 	})
 	forward(server, client, func(request []byte) bool {

@@ -38,7 +38,7 @@ func TestLostReply(t *testing.T) {
 
 				// The first save of a session.
 				eve := &client{app: a}
-				p.lose(test.requests, test.replies)
+				p.lose(test.requests, test.replies, nil)
 				want := 0
 				if test.fails {
 					eve.wantFailure("/hit")
@@ -49,12 +49,12 @@ func TestLostReply(t *testing.T) {
 				if p.count() == 0 {
 					t.Error("nothing was lost at the first save")
 				}
-				p.lose(0, 0)
+				p.lose(0, 0, nil)
 				want++
 				eve.want("/hit", strconv.Itoa(want))
 
 				// A later one.
-				p.lose(test.requests, test.replies)
+				p.lose(test.requests, test.replies, nil)
 				if test.fails {
 					eve.wantFailure("/hit")
 				} else {
@@ -64,11 +64,37 @@ func TestLostReply(t *testing.T) {
 				if p.count() == 0 {
 					t.Error("nothing was lost at a later save")
 				}
-				p.lose(0, 0)
+				p.lose(0, 0, nil)
 				want++
 				eve.want("/hit", strconv.Itoa(want))
 			})
 		}
+	})
+}
+
+// TestLostReplyAndAnother has another process save before anybody can look whether the first save took effect: it
+// is no longer what the record holds last.
+func TestLostReplyAndAnother(t *testing.T) {
+	const others = 3
+	forEach(t, func(t *testing.T, b backend) {
+		t.Parallel()
+		server := b.shared(t)
+		b.ready(t, server)
+		p := newLossy(t, server.Addrs[0], counter)
+		a := openApp(t, b.url(server, p.addr()), longTimeout)
+		elsewhere := openApp(t, b.url(server, server.Addrs[0]), longTimeout)
+		eve := a.login("eve")
+		eve.want("/hit", "1")
+		p.lose(0, 1, func() {
+			for i := range others {
+				(&client{app: elsewhere, cookie: eve.cookie}).want("/hit", strconv.Itoa(3+i))
+			}
+		})
+		eve.want("/hit", "2")
+		if p.count() != 1 {
+			t.Errorf("%d replies were lost, want 1", p.count())
+		}
+		eve.want("/hit", strconv.Itoa(3+others))
 	})
 }
 
