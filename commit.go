@@ -102,7 +102,7 @@ func (s *Session) followFrom(ctx context.Context, rec Record, err error) (decode
 // adopt makes the handler's changes to the record that s.link leads to. s.mu is held.
 func (s *Session) adopt(found decoded) error {
 	if found.kind != kindLive {
-		s.state = gone
+		s.state, s.replaced = gone, found.regenerated
 		return nil
 	}
 	return s.rebase(found.content)
@@ -257,6 +257,10 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 			err = s.commitRenewal(ctx, now)
 		case len(s.changes) > 0:
 			saved, err = s.save(ctx, &s.link, now)
+			if err == nil && s.link.overtaken { // the session may have ended since
+				s.changes = nil
+				return s.reload(ctx)
+			}
 		}
 		if err == nil {
 			handOver.saved = saved
@@ -273,7 +277,10 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 				return err
 			}
 			if renew && !s.wants() && s.link.id == id {
-				return nil // renewal has not begun: a store that cannot save is no reason to fail who only reads
+				// Renewal has not begun: a store that cannot save is no reason to fail who only reads. But it is one
+				// to set no cookie: the session may have ended.
+				s.todo &^= sendCookie
+				return nil
 			}
 			return err
 		}
@@ -285,10 +292,14 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		if try >= maxTries {
 			return err
 		}
-		if try > 1 && !pause(ctx, try) {
-			return err
+		rec, recErr := conflict.found, conflict.err
+		if try > 1 {
+			if !pause(ctx, try) {
+				return err
+			}
+			rec, recErr = s.m.load(ctx, s.link.id) // what was found before the pause is history
 		}
-		found, err := s.followFrom(ctx, conflict.found, conflict.err)
+		found, err := s.followFrom(ctx, rec, recErr)
 		if err != nil {
 			return err
 		}
@@ -443,6 +454,7 @@ func (e *conflictError) Unwrap() error { return ErrConflict }
 // lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
 func (m *Manager) put(ctx context.Context, l *link, rec Record, write []byte) error {
 	id := l.id
+	l.overtaken = false
 	for sent := 1; ; sent++ {
 		start := m.startTimer()
 		err := m.store.Save(ctx, id, rec)
@@ -456,6 +468,7 @@ func (m *Manager) put(ctx context.Context, l *link, rec Record, write []byte) er
 				return nil
 			}
 			if d, err := m.decode(l, found.Data); err == nil && d.wrote(write) {
+				l.overtaken = true
 				return nil
 			}
 		}
@@ -542,6 +555,9 @@ type handover struct {
 // maxStreak is how many commits of one session a process may do in a row before it lets others have a go.
 const maxStreak = 8
 
+// maxYield bounds the pause for others.
+const maxYield = 50 * time.Millisecond
+
 // yield pauses after a streak. Who has the last one's record needs one step at the store, while another process
 // needs two, look and save, and would never fit them in.
 func (h *handover) yield(ctx context.Context) {
@@ -549,7 +565,7 @@ func (h *handover) yield(ctx context.Context) {
 		return
 	}
 	h.streak = 0
-	timer := time.NewTimer(3 * h.took)
+	timer := time.NewTimer(min(3*h.took, maxYield))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

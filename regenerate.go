@@ -259,10 +259,10 @@ func (s *Session) retireEnded(ctx context.Context) error {
 		}
 		if !first { // another request was, and the client may have a newer cookie already
 			s.todo &^= dropCookie
+			s.state = gone
 		}
 		if found.regenerated {
 			s.todo |= endReplaced
-			s.state = gone
 		}
 		if first {
 			s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
@@ -278,14 +278,14 @@ func (s *Session) retireEnded(ctx context.Context) error {
 func (m *Manager) end(ctx context.Context, l *link) (found decoded, first bool, err error) {
 	for try := 1; ; try++ {
 		err := m.retire(ctx, l, false)
-		conflict, ok := errors.AsType[*conflictError](err)
-		if !ok {
+		if _, ok := errors.AsType[*conflictError](err); !ok {
 			return decoded{}, err == nil, err
 		}
 		if try >= maxTries || !pause(ctx, try) {
 			return decoded{}, false, err
 		}
-		found, err := m.followFrom(ctx, l, conflict.found, conflict.err)
+		rec, err := m.load(ctx, l.id) // what was found before the pause is history
+		found, err := m.followFrom(ctx, l, rec, err)
 		if err != nil || found.kind != kindLive {
 			return found, false, err
 		}

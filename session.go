@@ -92,6 +92,8 @@ type link struct {
 	cas     uint64
 	expires time.Time
 	data    []byte
+
+	overtaken bool // the last save's reply was lost, and when it was looked for, others had saved after it
 }
 
 // FromContext returns the session of the request that ctx belongs to; of several managers' sessions, the

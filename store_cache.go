@@ -16,8 +16,8 @@ import (
 // What Load returns may be out of date, by CacheOptions.MaxAge at most: for that long, a process may still serve
 // a session that another one has changed or ended. Nothing is lost by it, because Save goes to the store, whose
 // compare-and-swap refuses what builds on an old version; the record is then dropped from the cache, and Load asks
-// the store again. Within one process there is no delay: once a Save, Touch or Delete has returned, no Load that
-// begins later returns what was there before it. That a record is not there is never remembered.
+// the store again. Within one process there is no delay: no Load returns what is older than a Save, Touch or Delete,
+// or than what another Load returned, if that was over when it began. That a record is not there is never remembered.
 //
 // Touch, DeleteExpired, List, Count and Close are those of the wrapped store: they return an error that wraps
 // errors.ErrUnsupported where it has none; Close then does nothing.
@@ -55,10 +55,11 @@ type cacheEntry struct {
 	seen time.Time // the store had it then, or later
 }
 
-// cacheBusy tells of the calls to the store for one ID that are under way.
+// cacheBusy tells of the calls to the store for one ID that are under way. What such a call brings is kept only if
+// nothing has changed since it began: else it may be older than what some Load has returned before.
 type cacheBusy struct {
-	calls  int
-	writes uint64 // how many writes have returned
+	calls   int
+	changes uint64 // writes that have returned, and entries that were dropped
 }
 
 // NewCacheStore returns a cache in front of store. Negative options mean the same as zero.
@@ -99,10 +100,20 @@ func (c *CacheStore) Load(ctx context.Context, id ID) (Record, error) {
 	rec, err := c.store.Load(ctx, id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if undisturbed := c.end(id, call); err != nil {
+	unchanged := c.end(id, call)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		c.changed(id)
 		c.drop(id)
-	} else if undisturbed {
+	case err != nil:
+	case unchanged:
 		c.keep(cacheEntry{id, rec, call.start})
+	default:
+		// It is returned, so nothing older may stay, or be kept by others.
+		c.changed(id)
+		if entry := c.peek(id); entry != nil && entry.rec.Version < rec.Version {
+			c.drop(id)
+		}
 	}
 	return rec, err
 }
@@ -113,11 +124,14 @@ func (c *CacheStore) Save(ctx context.Context, id ID, rec Record) error {
 	err := c.store.Save(ctx, id, rec)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	undisturbed := c.endWrite(id, call)
-	c.drop(id) // after an error, too: a conflict means that it was out of date
-	if err == nil && undisturbed {
-		rec.Version++
-		rec.cas = 0
+	unchanged := c.end(id, call)
+	c.changed(id)
+	rec.Version++
+	rec.cas = 0
+	// A Load may have seen a later version meanwhile. After an error the cache is out of date, or nobody knows.
+	if entry := c.peek(id); err != nil || !unchanged || (entry != nil && entry.rec.Version > rec.Version) {
+		c.drop(id)
+	} else {
 		c.keep(cacheEntry{id, rec, call.start})
 	}
 	return err
@@ -133,10 +147,12 @@ func (c *CacheStore) Touch(ctx context.Context, id ID, rec Record) error {
 	err := t.Touch(ctx, id, rec)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	undisturbed := c.endWrite(id, call)
-	before := c.drop(id)
-	if err == nil && undisturbed && before != nil && before.rec.Version == rec.Version {
-		touched := Record{Version: rec.Version, Expires: rec.Expires, Data: before.rec.Data}
+	unchanged := c.end(id, call)
+	c.changed(id)
+	if entry := c.peek(id); err != nil || !unchanged || entry == nil || entry.rec.Version != rec.Version {
+		c.drop(id)
+	} else {
+		touched := Record{Version: rec.Version, Expires: rec.Expires, Data: entry.rec.Data}
 		c.keep(cacheEntry{id, touched, call.start})
 	}
 	return err
@@ -148,7 +164,8 @@ func (c *CacheStore) Delete(ctx context.Context, id ID) error {
 	err := c.store.Delete(ctx, id)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.endWrite(id, call)
+	c.end(id, call)
+	c.changed(id)
 	c.drop(id)
 	return err
 }
@@ -172,8 +189,8 @@ func (c *CacheStore) Close() error { return Close(c.store) }
 
 // A cacheCall is a call to the store that is under way.
 type cacheCall struct {
-	start  time.Time
-	writes uint64
+	start   time.Time
+	changes uint64
 }
 
 // lookup returns the record from the cache or, if ok is false, begins a call.
@@ -187,7 +204,7 @@ func (c *CacheStore) lookup(id ID) (rec Record, call cacheCall, ok bool) {
 			c.recent.MoveToFront(element)
 			return entry.rec, cacheCall{}, true
 		}
-		c.remove(element)
+		c.drop(id)
 	}
 	return Record{}, c.beginLocked(id, now), false
 }
@@ -205,60 +222,61 @@ func (c *CacheStore) beginLocked(id ID, now time.Time) cacheCall {
 		c.busy[id] = b
 	}
 	b.calls++
-	return cacheCall{start: now, writes: b.writes}
+	return cacheCall{now, b.changes}
 }
 
-// end ends a call, and reports whether what it saw can be kept: if a write has returned meanwhile, it may be
-// older than that.
-func (c *CacheStore) end(id ID, call cacheCall) (undisturbed bool) {
+// end ends a call, and reports whether nothing has changed since it began.
+func (c *CacheStore) end(id ID, call cacheCall) (unchanged bool) {
 	b := c.busy[id]
-	undisturbed = b.writes == call.writes
 	if b.calls--; b.calls == 0 {
 		delete(c.busy, id)
 	}
-	return undisturbed
+	return b.changes == call.changes
 }
 
-// endWrite is end for a call that wrote, or may have.
-func (c *CacheStore) endWrite(id ID, call cacheCall) (undisturbed bool) {
-	c.busy[id].writes++
-	call.writes++
-	return c.end(id, call)
-}
-
-// keep puts an entry into the cache and others out, until they fit.
-func (c *CacheStore) keep(entry cacheEntry) {
-	if element := c.entries[entry.id]; element != nil {
-		// Another Load was faster. Of two that ran at a time, the higher version is the later one.
-		if element.Value.(*cacheEntry).rec.Version > entry.rec.Version {
-			return
-		}
-		c.remove(element)
+// changed tells the calls that are under way that what they bring may be old.
+func (c *CacheStore) changed(id ID) {
+	if b := c.busy[id]; b != nil {
+		b.changes++
 	}
-	if entry.size() > c.maxBytes || !entry.rec.Live(time.Now()) {
+}
+
+func (c *CacheStore) peek(id ID) *cacheEntry {
+	if element := c.entries[id]; element != nil {
+		return element.Value.(*cacheEntry)
+	}
+	return nil
+}
+
+// keep puts an entry into the cache, unless a later version is there, and others out until all fit.
+func (c *CacheStore) keep(entry cacheEntry) {
+	if there := c.peek(entry.id); there != nil && there.rec.Version > entry.rec.Version {
 		return
 	}
-	c.entries[entry.id] = c.recent.PushFront(&entry)
+	if entry.size() > c.maxBytes || !entry.rec.Live(time.Now()) {
+		c.changed(entry.id)
+		c.drop(entry.id)
+		return
+	}
+	if element := c.entries[entry.id]; element != nil {
+		c.bytes -= c.peek(entry.id).size()
+		element.Value = &entry
+		c.recent.MoveToFront(element)
+	} else {
+		c.entries[entry.id] = c.recent.PushFront(&entry)
+	}
 	c.bytes += entry.size()
 	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
-		c.remove(c.recent.Back())
+		c.drop(c.recent.Back().Value.(*cacheEntry).id)
 	}
 }
 
-// drop takes the entry for id out of the cache, and returns it, or nil.
-func (c *CacheStore) drop(id ID) *cacheEntry {
-	element := c.entries[id]
-	if element == nil {
-		return nil
+func (c *CacheStore) drop(id ID) {
+	if element := c.entries[id]; element != nil {
+		c.bytes -= c.recent.Remove(element).(*cacheEntry).size()
+		delete(c.entries, id)
+		c.changed(id)
 	}
-	return c.remove(element)
-}
-
-func (c *CacheStore) remove(element *list.Element) *cacheEntry {
-	entry := c.recent.Remove(element).(*cacheEntry)
-	delete(c.entries, entry.id)
-	c.bytes -= entry.size()
-	return entry
 }
 
 func (e *cacheEntry) size() int { return cacheOverhead + len(e.rec.Data) }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,7 +64,7 @@ func TestCacheMaxAge(t *testing.T) {
 			save(memory, 1, "two")
 			time.Sleep(maxAge - 1)
 			check("one") // this does not prolong it
-			time.Sleep(time.Nanosecond)
+			time.Sleep(1)
 			check("two")
 			save(memory, 2, "three")
 			check("two")
@@ -75,7 +74,7 @@ func TestCacheMaxAge(t *testing.T) {
 			save(memory, 4, "five")
 			time.Sleep(maxAge - 1)
 			check("four")
-			time.Sleep(time.Nanosecond)
+			time.Sleep(1)
 			check("five")
 			if err := memory.Delete(ctx, id); err != nil {
 				t.Fatal(err)
@@ -113,10 +112,11 @@ func TestCacheMaxAgeCountsFromTheCall(t *testing.T) {
 			if err := memory.Save(ctx, id, session.Record{}); err != nil {
 				t.Fatal(err)
 			}
-			store := &slowStore{MemoryStore: memory, done: make(chan struct{}), release: make(chan struct{})}
-			cache := session.NewCacheStore(store, &session.CacheOptions{MaxAge: maxAge})
-			time.AfterFunc(delay, func() { close(store.release) })
-			if err := op(context.WithValue(ctx, slowKey{}, true), cache, id); err != nil {
+			slow := newGate()
+			close(slow.admit)
+			cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: maxAge})
+			time.AfterFunc(delay, func() { close(slow.release) })
+			if err := op(slow.context(ctx), cache, id); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			if err := memory.Delete(ctx, id); err != nil {
@@ -242,22 +242,35 @@ func TestCacheRaces(t *testing.T) {
 	}
 	touch := touchUntil(hour)
 	remove := func(ctx context.Context, c *session.CacheStore, id session.ID) error { return c.Delete(ctx, id) }
+	others := func(version uint64) func(*session.MemoryStore, session.ID) error {
+		return func(m *session.MemoryStore, id session.ID) error {
+			return m.Save(context.Background(), id, session.Record{Version: version, Data: second})
+		}
+	}
+	vanish := func(m *session.MemoryStore, id session.ID) error { return m.Delete(context.Background(), id) }
 	tests := []struct {
 		name string
-		slow cacheOp // the store does it, then a fast one, and then its reply comes
-		fast cacheOp
+		// The store does the slow one, then another process comes, then the fast one, then the slow one's reply.
+		slow  cacheOp
+		fast  cacheOp
+		other func(*session.MemoryStore, session.ID) error
+		fails error // of the fast one
+		warm  bool  // the record is in the cache before
 	}{
-		{"load, save", load, save(1, second)},
-		{"load, touch", load, touch},
-		{"load, delete", load, remove},
-		{"load, conflict", load, save(7, second)},
-		{"save, save", save(1, first), save(2, second)},
-		{"save, delete", save(1, second), remove},
-		{"touch, save", touch, save(1, second)},
-		{"touch, delete", touch, remove},
-		{"touch, touch", touch, touchUntil(hour.Add(time.Hour))},
-		{"delete, create", remove, save(0, second)},
-		{"load, load", load, load},
+		{"load, save", load, save(1, second), nil, nil, false},
+		{"load, touch", load, touch, nil, nil, false},
+		{"load, delete", load, remove, nil, nil, false},
+		{"load, conflict", load, save(7, second), others(1), session.ErrConflict, false},
+		{"load, load", load, load, others(1), nil, false},
+		{"load, load nothing", load, load, vanish, session.ErrNotFound, false},
+		{"save, load", save(1, first), load, others(2), nil, false},
+		{"save, save", save(1, first), save(2, second), nil, nil, false},
+		{"save, delete", save(1, second), remove, nil, nil, false},
+		{"touch, load", touch, load, others(1), nil, false},
+		{"touch, save", touch, save(1, second), nil, nil, false},
+		{"touch, delete", touch, remove, nil, nil, false},
+		{"touch, touch", touch, touchUntil(hour.Add(time.Hour)), nil, nil, true},
+		{"delete, create", remove, save(0, second), nil, nil, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -266,29 +279,30 @@ func TestCacheRaces(t *testing.T) {
 			if err := memory.Save(ctx, id, session.Record{Data: first}); err != nil {
 				t.Fatal(err)
 			}
-			store := &slowStore{MemoryStore: memory, done: make(chan struct{}), release: make(chan struct{})}
-			cache := session.NewCacheStore(store, &session.CacheOptions{MaxAge: time.Hour})
-			if !strings.HasPrefix(test.name, "load") {
+			slow := newGate()
+			close(slow.admit)
+			cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: time.Hour})
+			if test.warm {
 				if _, err := cache.Load(ctx, id); err != nil {
 					t.Fatal(err)
 				}
 			}
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				if err := test.slow(context.WithValue(ctx, slowKey{}, true), cache, id); err != nil {
+				if err := test.slow(slow.context(ctx), cache, id); err != nil {
 					t.Error(err)
 				}
 			})
-			<-store.done
-			if test.name == "load, conflict" || test.name == "load, load" { // another process was there
-				if err := memory.Save(ctx, id, session.Record{Version: 1, Data: second}); err != nil {
+			<-slow.done
+			if test.other != nil {
+				if err := test.other(memory, id); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if err := test.fast(ctx, cache, id); err != nil && test.name != "load, conflict" {
-				t.Error(err)
+			if err := test.fast(ctx, cache, id); !errors.Is(err, test.fails) {
+				t.Errorf("the fast call: %v, want %v", err, test.fails)
 			}
-			close(store.release)
+			close(slow.release)
 			wg.Wait()
 			got, err := cache.Load(ctx, id)
 			expected, expectedErr := memory.Load(ctx, id)
@@ -297,6 +311,74 @@ func TestCacheRaces(t *testing.T) {
 				t.Errorf("Load: %+v, %v; the store has %+v, %v", got, err, expected, expectedErr)
 			}
 		})
+	}
+}
+
+// No Load returns an earlier version than another that returned before it began, whatever else is under way.
+func TestCacheNeverGoesBack(t *testing.T) {
+	ctx, id := t.Context(), session.ID{1}
+	memory := session.NewMemoryStore()
+	cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: time.Hour})
+	save := func(version uint64) {
+		if err := memory.Save(ctx, id, session.Record{Version: version}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(ctx context.Context, low uint64) {
+		if rec, err := cache.Load(ctx, id); err != nil || rec.Version < low {
+			t.Errorf("Load: version %d, %v; want %d or later", rec.Version, err, low)
+		}
+	}
+	// arrive has a call wait before the store; proceed and finish let it go on, to the reply and to its end.
+	arrive := func(f func(context.Context)) (proceed, finish func()) {
+		g, ended := newGate(), make(chan struct{})
+		go func() {
+			defer close(ended)
+			f(g.context(ctx))
+		}()
+		<-g.arrived
+		return func() { close(g.admit); <-g.done }, func() { close(g.release); <-ended }
+	}
+	save(0)
+	proceedSave, finishSave := arrive(func(ctx context.Context) {
+		if err := cache.Save(ctx, id, session.Record{Version: 1}); err != nil {
+			t.Error(err)
+		}
+	})
+	proceedLoad, finishLoad := arrive(func(ctx context.Context) { load(ctx, 3) })
+	proceedSave()
+	save(2)
+	proceedLoad()
+	finishSave() // from then on the cache has 2
+	load(ctx, 2)
+	finishLoad() // but this returned 3
+	load(ctx, 3)
+
+	conflict := func() {
+		if err := cache.Save(ctx, id, session.Record{Version: 7}); !errors.Is(err, session.ErrConflict) {
+			t.Fatal(err)
+		}
+	}
+	conflict() // empties the cache
+	proceedLoad, finishLoad = arrive(func(ctx context.Context) { load(ctx, 4) })
+	conflict() // what that Load brings is not kept
+	proceedOld, finishOld := arrive(func(ctx context.Context) { load(ctx, 3) })
+	proceedOld()
+	save(3)
+	proceedLoad()
+	finishLoad()
+	finishOld()
+	load(ctx, 4)
+
+	// A record that another process deleted is created again, under a lower version.
+	if err := memory.Delete(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := cache.Save(ctx, id, session.Record{}); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := cache.Load(ctx, id); err != nil || rec.Version != 1 {
+		t.Errorf("Load: version %d, %v; want 1", rec.Version, err)
 	}
 }
 
@@ -513,38 +595,48 @@ func (s *countingStore) reply(err error) error {
 	return err
 }
 
-// slowStore holds back the reply to calls whose context has a slowKey.
-type slowStore struct {
-	*session.MemoryStore
-	done    chan struct{}
-	release chan struct{}
+// slowStore holds back the reply to calls whose context has a gate.
+type slowStore struct{ *session.MemoryStore }
+
+// A gate is where a call waits, before the store does what is asked, and again before the reply.
+type gate struct{ arrived, admit, done, release chan struct{} }
+
+func newGate() *gate {
+	return &gate{make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})}
 }
 
-type slowKey struct{}
+func (g *gate) context(ctx context.Context) context.Context { return context.WithValue(ctx, gate{}, g) }
 
-func (s *slowStore) hold(ctx context.Context) {
-	if ctx.Value(slowKey{}) != nil {
-		close(s.done)
-		<-s.release
+// pass is called before the store does something, and what it returns afterwards.
+func (s *slowStore) pass(ctx context.Context) func() {
+	g, ok := ctx.Value(gate{}).(*gate)
+	if !ok {
+		return func() {}
+	}
+	close(g.arrived)
+	<-g.admit
+	return func() {
+		close(g.done)
+		<-g.release
 	}
 }
 
 func (s *slowStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	defer s.hold(ctx)
+	defer s.pass(ctx)()
 	return s.MemoryStore.Load(ctx, id)
 }
 
 func (s *slowStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	defer s.hold(ctx)
+	defer s.pass(ctx)()
 	return s.MemoryStore.Save(ctx, id, rec)
 }
 
 func (s *slowStore) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	defer s.hold(ctx)
+	defer s.pass(ctx)()
 	return s.MemoryStore.Touch(ctx, id, rec)
 }
 
 func (s *slowStore) Delete(ctx context.Context, id session.ID) error {
-	defer s.hold(ctx)
+	defer s.pass(ctx)()
 	return s.MemoryStore.Delete(ctx, id)
 }

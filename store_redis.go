@@ -147,9 +147,9 @@ func (s *RedisStore) Save(ctx context.Context, id ID, rec Record) error {
 	if len(rec.Data) > redisMaxData {
 		return fmt.Errorf("session: redis: save: a record of %d bytes: %w", len(rec.Data), ErrTooLarge)
 	}
-	now, expires := time.Now(), packedExpiry(rec.Expires)
+	expires := packedExpiry(rec.Expires)
 	value := packRecord(rec.Version+1, expires, rec.Data)
-	code, err := s.run(ctx, s.save, id, rec.Version, now, expires, value)
+	code, err := s.run(ctx, s.save, id, rec.Version, expires, value)
 	switch {
 	case err != nil:
 		return redisError(ctx, "save", err)
@@ -161,8 +161,8 @@ func (s *RedisStore) Save(ctx context.Context, id ID, rec Record) error {
 
 // Touch implements Toucher.
 func (s *RedisStore) Touch(ctx context.Context, id ID, rec Record) error {
-	now, expires := time.Now(), packedExpiry(rec.Expires)
-	code, err := s.run(ctx, s.touch, id, rec.Version, now, expires, binary.BigEndian.AppendUint64(nil, uint64(expires)))
+	expires := packedExpiry(rec.Expires)
+	code, err := s.run(ctx, s.touch, id, rec.Version, expires, binary.BigEndian.AppendUint64(nil, uint64(expires)))
 	switch {
 	case err != nil:
 		return redisError(ctx, "touch", err)
@@ -309,7 +309,8 @@ func parseRedisURL(rawURL string) (*url.URL, url.Values, error) {
 	scheme := u.Scheme
 	u.Scheme = strings.Replace(scheme, "valkey", "redis", 1)
 	params, err := url.ParseQuery(u.RawQuery)
-	malformed := err != nil || u.Opaque != "" || u.Fragment != "" || strings.ContainsRune(u.Path+u.RawQuery, '@')
+	malformed := err != nil || !strings.HasPrefix(rawURL[len(scheme):], "://") || u.Fragment != "" ||
+		strings.ContainsRune(u.Path+u.RawQuery, '@')
 	for name := range params {
 		malformed = malformed || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzI_") != "" // identitySuffix
 	}
@@ -340,7 +341,10 @@ func parseRedisURL(rawURL string) (*url.URL, url.Values, error) {
 func (s *RedisStore) key(id ID) string { return s.prefix + id.String() }
 
 // run runs a script. Run sends its text where the server does not have it, node by node on a Cluster.
-func (s *RedisStore) run(ctx context.Context, script *redis.Script, id ID, version uint64, now time.Time, expires int64, arg []byte) (int, error) {
+func (s *RedisStore) run(
+	ctx context.Context, script *redis.Script, id ID, version uint64, expires int64, arg []byte,
+) (int, error) {
+	now := time.Now()
 	ttl := ""
 	if expires != 0 {
 		ttl = strconv.FormatInt(max(0, expires-now.UnixMilli()), 10)

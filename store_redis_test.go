@@ -497,6 +497,7 @@ func TestRedisList(t *testing.T) {
 		}}),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Cleanup(func() { client.Close() })
 			prefix := uniquePrefix() + "[*?]"
 			store := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix})
 			other := session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix + "other:"})

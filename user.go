@@ -454,14 +454,13 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 			return ix, nil
 		}
 		err = m.saveIndex(ctx, &l, &ix)
-		conflict, ok := errors.AsType[*conflictError](err)
-		if !ok {
+		if _, ok := errors.AsType[*conflictError](err); !ok {
 			return ix, err
 		}
 		if try >= maxTries || !pause(ctx, try) {
 			return index{}, err
 		}
-		ix, err = m.readIndex(ctx, &l, conflict.found, conflict.err)
+		l, ix, err = m.loadIndex(ctx, user) // what was found before the pause is history
 	}
 }
 
