@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"iter"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -142,7 +141,9 @@ func (s *MySQLStore) prepare(ctx context.Context) error {
 func (s *MySQLStore) Load(ctx context.Context, id ID) (Record, error) {
 	var version, expires int64
 	var data []byte
-	err := s.load.QueryRowContext(ctx, id[:]).Scan(&version, &expires, &data)
+	err := retrySQL(ctx, rolledBackByMySQL, brokenMySQL, func() error {
+		return s.load.QueryRowContext(ctx, id[:]).Scan(&version, &expires, &data)
+	})
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return Record{}, ErrNotFound
@@ -300,9 +301,7 @@ func (s *MySQLStore) Close() error {
 	if !s.opened {
 		return nil
 	}
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("session: mysql: close: %w", err)
-	}
+	s.db.Close() // fails for connections that are broken, and then they need not be told of their end
 	return nil
 }
 
@@ -320,7 +319,7 @@ func (s *MySQLStore) closeStatements() {
 func (s *MySQLStore) exec(
 	ctx context.Context, doing string, run func(context.Context, ...any) (sql.Result, error), args ...any,
 ) (affected, met int64, err error) {
-	err = retrySQL(ctx, rolledBackByMySQL, func() error {
+	err = retrySQL(ctx, rolledBackByMySQL, brokenMySQL, func() error {
 		result, err := run(ctx, args...)
 		if err == nil {
 			affected, err = result.RowsAffected()
@@ -354,6 +353,10 @@ func rolledBackByMySQL(err error) bool {
 	code := mysqlCode(err)
 	return code == 1213 || code == 1020
 }
+
+// brokenMySQL reports whether the connection was of no use any more, or could not be made: package sql gives a
+// caller the error of a connection that it began to make for an earlier one.
+func brokenMySQL(err error) bool { return errors.Is(err, mysql.ErrInvalidConn) }
 
 // checkServer refuses connections on which the store could not keep its word. It returns the database that
 // holds the table.
@@ -461,7 +464,7 @@ func openMySQL(ctx context.Context, rawURL string) (Store, error) {
 		return nil, fmt.Errorf("session: the mysql: URL: %w", err)
 	}
 	db := sql.OpenDB(connector)
-	conns := max(8, 4*runtime.GOMAXPROCS(0))
+	conns := sqlConns()
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxLifetime(5 * time.Minute) // before a proxy or the server ends them

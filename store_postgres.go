@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
-	"runtime"
+	"net"
 	"strings"
 	"time"
 
@@ -201,7 +202,7 @@ func (s *PostgresStore) DeleteExpired(ctx context.Context, limit int) (int, erro
 func (s *PostgresStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return listSQL(func(from ID) ([]Entry, error) {
 		var entries []Entry
-		err := retrySQL(ctx, rolledBackByPostgres, func() error {
+		err := retrySQL(ctx, rolledBackByPostgres, brokenPostgres, func() error {
 			rows, err := s.db.Query(ctx, s.page, from[:], time.Now().UnixMilli(), int64(sqlPage))
 			if err != nil {
 				return err
@@ -248,7 +249,7 @@ func (s *PostgresStore) Close() error {
 // exec runs a statement that changes something, and returns how many rows it affected.
 func (s *PostgresStore) exec(ctx context.Context, doing, statement string, args ...any) (int64, error) {
 	var tag pgconn.CommandTag
-	err := retrySQL(ctx, rolledBackByPostgres, func() (err error) {
+	err := retrySQL(ctx, rolledBackByPostgres, brokenPostgres, func() (err error) {
 		tag, err = s.db.Exec(ctx, statement, args...)
 		return err
 	})
@@ -263,7 +264,7 @@ func (s *PostgresStore) exec(ctx context.Context, doing, statement string, args 
 
 // scan runs a statement that returns at most one row, or pgx.ErrNoRows.
 func (s *PostgresStore) scan(ctx context.Context, statement string, args []any, dest ...any) error {
-	return retrySQL(ctx, rolledBackByPostgres, func() error {
+	return retrySQL(ctx, rolledBackByPostgres, brokenPostgres, func() error {
 		return s.db.QueryRow(ctx, statement, args...).Scan(dest...)
 	})
 }
@@ -282,6 +283,19 @@ func postgresCode(err error) string {
 func rolledBackByPostgres(err error) bool {
 	code := postgresCode(err)
 	return code == "40001" || code == "40P01"
+}
+
+// brokenPostgres reports whether the connection was of no use any more: the server, or somebody on the way to it,
+// has ended it.
+func brokenPostgres(err error) bool {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return false
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.SeverityUnlocalized == "FATAL"
+	}
+	_, ok := errors.AsType[*net.OpError](err)
+	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // definition says what the table has to be. The option is its name as the application gave it.
@@ -383,7 +397,7 @@ func parsePostgresURL(rawURL string) (*pgxpool.Config, *PostgresOptions, error) 
 		cfg.ConnConfig.ConnectTimeout = 5 * time.Second
 	}
 	if !strings.Contains(query, "pool_max_conns=") {
-		cfg.MaxConns = int32(max(8, 4*runtime.GOMAXPROCS(0)))
+		cfg.MaxConns = int32(sqlConns())
 	}
 	return cfg, opts, nil
 }

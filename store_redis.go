@@ -3,6 +3,7 @@ package session
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -277,6 +279,7 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 		}
 		o.ContextTimeoutEnabled = true
 		o.MaxRetries, o.DialerRetries = cmp.Or(o.MaxRetries, 1), cmp.Or(o.DialerRetries, 1)
+		o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewFailoverClient(o), prefix, nil
 	case params.Has("addr"):
 		o, err := redis.ParseClusterURL(u.String())
@@ -288,6 +291,7 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 		}
 		o.ContextTimeoutEnabled = true
 		o.DialerRetries = cmp.Or(o.DialerRetries, 1) // retries are the Cluster's MaxRedirects
+		o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewClusterClient(o), prefix, nil
 	}
 	o, err := redis.ParseURL(u.String())
@@ -296,8 +300,38 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 	}
 	o.ContextTimeoutEnabled = true
 	o.MaxRetries, o.DialerRetries = cmp.Or(o.MaxRetries, 1), cmp.Or(o.DialerRetries, 1)
+	o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
 	return redis.NewClient(o), prefix, nil
 }
+
+// redisDialer returns a dialer that hands out a useless connection where another would return an error. After as
+// many such errors as its pool is large, go-redis makes no connection for a second or more, even where the
+// server is back at once.
+func redisDialer(config *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
+	dial := redis.NewDialer(&redis.Options{TLSConfig: config, DialTimeout: cmp.Or(timeout, 5*time.Second)})
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return failedConn{err}, nil
+		}
+		return conn, nil
+	}
+}
+
+// A failedConn is a connection that could not be made. If it gets into the pool, because nobody waits for it any
+// more, the pool's check of idle connections finds it out by SyscallConn.
+type failedConn struct{ err error }
+
+func (c failedConn) SyscallConn() (syscall.RawConn, error) { return nil, c.err }
+
+func (c failedConn) Read([]byte) (int, error)         { return 0, c.err }
+func (c failedConn) Write([]byte) (int, error)        { return 0, c.err }
+func (c failedConn) Close() error                     { return nil }
+func (c failedConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (c failedConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (c failedConn) SetDeadline(time.Time) error      { return nil }
+func (c failedConn) SetReadDeadline(time.Time) error  { return nil }
+func (c failedConn) SetWriteDeadline(time.Time) error { return nil }
 
 // parseRedisURL returns the URL as go-redis takes it, and its parameters. It checks all that go-redis would
 // repeat in an error and that could be part of a password with characters that are not percent-encoded.

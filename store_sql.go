@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -86,16 +87,28 @@ func quoteLines(lines []string) string {
 // transactions that insert into the same page of an index need several, and deadlocks two.
 const sqlTries = 10
 
-// retrySQL calls run until it succeeds, or fails with an error after which it is of no use, or not safe, to
-// call it again.
-func retrySQL(ctx context.Context, rolledBack func(error) bool, run func() error) error {
-	for try := 1; ; try++ {
+// sqlConns is how many connections a store has that Open returned, unless its URL says otherwise.
+func sqlConns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
+
+// retrySQL calls run until it succeeds, or fails with an error after which it is of no use to call it again:
+// neither has the server rolled the statement back, nor was it sent on a connection that had ended, perhaps long
+// ago, and perhaps as one of many. In the latter case it may have taken effect: run again, a save that did is a
+// conflict.
+func retrySQL(ctx context.Context, rolledBack, broken func(error) bool, run func() error) error {
+	for try, lost := 1, 0; ; {
 		err := run()
-		if err == nil || try == sqlTries || !rolledBack(err) {
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return err
+		case broken(err) && lost < sqlConns():
+			lost++
+			continue
+		case try == sqlTries || !rolledBack(err):
 			return err
 		}
 		select {
 		case <-time.After(rand.N(time.Duration(try) * time.Millisecond)): // who collided does not do so again
+			try++
 		case <-ctx.Done():
 			return err
 		}
