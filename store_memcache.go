@@ -278,7 +278,7 @@ func memcacheError(ctx context.Context, op string, err error) error {
 //	memcached:///path/to/socket
 //
 // Host and port default to 127.0.0.1 and 11211. The parameter prefix is that of MemcacheOptions; timeout, such as
-// 200ms, is the Timeout of memcache.Client. Host names are resolved whenever a connection is made. All servers
+// 200ms, is the Timeout of memcache.Client, by default 2 seconds. Host names are resolved whenever a connection is made. All servers
 // have to answer.
 func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 	servers, params, err := parseMemcacheURL(rawURL)
@@ -287,6 +287,7 @@ func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 	}
 	client := memcache.NewFromSelector(servers)
 	client.MaxIdleConns = 100
+	client.Timeout = 2 * time.Second // the client's own default is too short for a busy machine
 	if text := params.Get("timeout"); text != "" {
 		if client.Timeout, err = time.ParseDuration(text); err != nil || client.Timeout <= 0 {
 			return nil, fmt.Errorf("session: the timeout in the memcached: URL is a duration such as 200ms, not %q", text)
