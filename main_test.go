@@ -14,6 +14,7 @@ var children = map[string]func(){
 	"open":      childOpen,
 	"increment": childIncrement,
 	"write":     childWrite,
+	"visits":    childVisits,
 }
 
 func TestMain(m *testing.M) {
