@@ -23,7 +23,7 @@ type mode struct {
 
 const (
 	maxRounds = 1000
-	roundTime = 3 * time.Second // for all rounds of a mode; a slow store gets through fewer of them
+	roundTime = 20 * time.Second // for all rounds of a mode; a slow store gets through fewer of them
 	atOnce    = 8               // rounds that are played side by side, each with a session of its own
 	maxCast   = 6               // requests in a round
 )
