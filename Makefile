@@ -9,7 +9,7 @@ MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
 FUZZTIME    = 10m
 
 # Tests of stores alone, for which it makes no difference what the records hold.
-NOT_ENCRYPTED = Store|TestSessions|Redis|Memcache|Mongo|MySQL|Postgres|Cache|Crash|Dir|File|SQL|Fuzz
+NOT_ENCRYPTED = Store|UserRaces|Process|Anonymous|TestSessions|Redis|Memcache|Mongo|MySQL|Postgres|Cache|Crash|Dir|File|SQL|Fuzz
 
 .PHONY: test faults install check cover fuzz quickstart
 

@@ -24,8 +24,8 @@ type mode struct {
 const (
 	maxRounds = 1000
 	roundTime = 20 * time.Second // for all rounds of a mode; a slow store gets through fewer of them
-	atOnce    = 8               // rounds that are played side by side, each with a session of its own
-	maxCast   = 6               // requests in a round
+	atOnce    = 8                // rounds that are played side by side, each with a session of its own
+	maxCast   = 6                // requests in a round
 )
 
 // check plays rounds, in each of which a few requests that carry the same cookie meet.
