@@ -59,11 +59,12 @@ type Options struct {
 	// everybody out, since nothing that is not encrypted is trusted any more; to switch it off does not.
 	EncryptAtRest bool
 
-	// MaxSessionsPerUser limits how many sessions a user can have at the same time, see Session.SetUser; 0 means
-	// no limit. At a login beyond it the user's oldest session ends, or, with RefuseNewSessions, the login gets
-	// ErrTooManySessions.
+	// MaxSessionsPerUser limits how many sessions a user can have at the same time, see Session.SetUser; zero
+	// means no limit.
 	MaxSessionsPerUser int
-	RefuseNewSessions  bool
+	// RefuseNewSessions says what happens at a login beyond MaxSessionsPerUser: false ends the user's oldest
+	// session, true answers the login with ErrTooManySessions.
+	RefuseNewSessions bool
 
 	// Bind computes from a request what a session is bound to when it is created: a request for which it computes
 	// something else gets a new session instead, and the owner's stays as it is. Nil binds to nothing. See

@@ -171,6 +171,16 @@ func giveUp(tb testing.TB, err error) {
 	tb.Fatal(err)
 }
 
+// Program returns the path of a program that a test needs. It skips or fails the test as Redis does.
+func Program(tb testing.TB, name string) string {
+	tb.Helper()
+	path, err := look(name)
+	if err != nil {
+		giveUp(tb, err)
+	}
+	return path
+}
+
 func envName(kind Kind) string {
 	return "SESSION_TEST_" + strings.ToUpper(strings.ReplaceAll(string(kind), "-", "_"))
 }
