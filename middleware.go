@@ -57,6 +57,10 @@ type Manager struct {
 // The ResponseWriter that next gets is an http.Flusher, http.Hijacker, io.ReaderFrom or http.Pusher if the
 // original is, and works with http.ResponseController. A response that sets the cookie is kept out of shared
 // caches by Cache-Control; one whose handler used the session gets "Vary: Cookie".
+//
+// A handler that hijacks the connection and writes the header itself finds the cookie for a new session or a new
+// ID in the "Set-Cookie" of the ResponseWriter's Header, and has to send it. The periodic renewal waits for another
+// request then, as it does when the client has hung up or http.TimeoutHandler has answered.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.lookup(r.Context()) != nil { // wrapped twice
@@ -131,10 +135,11 @@ type exchange struct {
 	r       *http.Request
 	before  http.Header // what the header held before the handler
 
-	mu     sync.Mutex
-	cookie *http.Cookie // what the final header is to set; nil: nothing
-	sent   bool         // the final header has left, or is about to
-	failed error        // the error handler answered instead
+	mu       sync.Mutex
+	cookie   *http.Cookie // what the final header is to set; nil: nothing
+	sent     bool         // the final header has left, or is about to
+	hijacked bool         // by the handler's hand, with the cookie or without
+	failed   error        // the error handler answered instead
 }
 
 // Value makes the session part of the request's context.
@@ -171,6 +176,10 @@ func (x *exchange) binding() []byte {
 	}
 	return hashBinding(x.m.bind(x.r))
 }
+
+// reachable does not hold for a client that hung up, for a request that timed out, nor where the handler writes the
+// header itself. x.mu is held.
+func (x *exchange) reachable() bool { return !x.hijacked && x.Context.Err() == nil }
 
 // commit is Session.Save: a commit whose failure is the caller's to handle, and the response's too.
 func (x *exchange) commit(ctx context.Context) error {
@@ -230,6 +239,14 @@ func (x *exchange) begin() error {
 		x.m.errorHandler(x.w, x.r, x.failed)
 	}
 	return x.failed
+}
+
+// beginHijack is begin for a handler that takes the connection.
+func (x *exchange) beginHijack() error {
+	x.mu.Lock()
+	x.hijacked = !x.sent
+	x.mu.Unlock()
+	return x.begin()
 }
 
 // finish commits what is not committed yet when the handler has returned.

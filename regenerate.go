@@ -65,9 +65,10 @@ func (s *Session) Destroy() {
 	s.begin()
 }
 
-// renewalDue reports whether it is time for the periodic change of the ID. s.mu is held.
+// renewalDue reports whether it is time for the periodic change of the ID. A client that may not get the cookie
+// keeps its ID, or it would be logged out when the grace period ends. s.mu is held.
 func (s *Session) renewalDue(now time.Time) bool {
-	return s.m.renewEvery > 0 && now.UnixMilli()-s.content.issued >= s.m.renewEvery.Milliseconds()
+	return s.m.renewEvery > 0 && now.UnixMilli()-s.content.issued >= s.m.renewEvery.Milliseconds() && s.origin.reachable()
 }
 
 // followFrom finds the live record that l leads to, over sealed ones, and brings l up to date. rec and err are

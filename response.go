@@ -91,7 +91,7 @@ func (f flusher) Flush() {
 }
 
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if err := h.x.begin(); err != nil {
+	if err := h.x.beginHijack(); err != nil {
 		return nil, nil, err
 	}
 	return http.NewResponseController(h.x.w).Hijack()

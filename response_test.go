@@ -2,11 +2,13 @@ package session_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/session"
@@ -378,3 +381,57 @@ func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
 		}
 	}), "session_id="+cookieValue(line))
 }
+
+// The periodic renewal waits when the client may not get the cookie: the old ID would end, and log it out.
+func TestRenewalWaitsForCookieToArrive(t *testing.T) {
+	use := func(r *http.Request) { session.FromContext(r.Context()).Has("k") }
+	for _, test := range []struct {
+		name    string
+		wrap    func(http.Handler) http.Handler
+		answer  func(w http.ResponseWriter, r *http.Request, hangUp func())
+		renewed bool
+	}{
+		{"answered", nil, func(_ http.ResponseWriter, r *http.Request, _ func()) { use(r) }, true},
+		{"hung up", nil, func(_ http.ResponseWriter, r *http.Request, hangUp func()) { use(r); hangUp() }, false},
+		{"timed out", func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Second, "") },
+			func(_ http.ResponseWriter, r *http.Request, _ func()) { use(r); time.Sleep(2 * time.Second) }, false},
+		{"hijacked", nil, func(w http.ResponseWriter, r *http.Request, _ func()) {
+			use(r)
+			if _, _, err := http.NewResponseController(w).Hijack(); err != nil {
+				t.Errorf("Hijack: %v", err)
+			}
+		}, false},
+		{"hijacked after 101", nil, func(w http.ResponseWriter, r *http.Request, _ func()) {
+			use(r)
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			if _, _, err := http.NewResponseController(w).Hijack(); err != nil {
+				t.Errorf("Hijack: %v", err)
+			}
+		}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+				v.visit(func(s *session.Session) { s.Set("k", 1) })
+				time.Sleep(5 * time.Minute)
+				ctx, hangUp := context.WithCancel(t.Context())
+				defer hangUp()
+				r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+				r.AddCookie(v.cookie)
+				h := v.m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { test.answer(w, r, hangUp) }))
+				if test.wrap != nil {
+					h = test.wrap(h)
+				}
+				h.ServeHTTP(hijackable{httptest.NewRecorder()}, r)
+				time.Sleep(31 * time.Second)
+				if got := !v.alive(); got != test.renewed {
+					t.Errorf("the old ID has ended: %v, want %v", got, test.renewed)
+				}
+			})
+		})
+	}
+}
+
+type hijackable struct{ *httptest.ResponseRecorder }
+
+func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }

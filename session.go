@@ -58,6 +58,8 @@ type origin interface {
 	binding() []byte
 	// commit saves the session, with its cookie as long as the header has not left.
 	commit(ctx context.Context) error
+	// reachable reports whether a cookie that is set would get to the client, as far as that is known.
+	reachable() bool
 	// context returns the request's context.
 	context() context.Context
 }
