@@ -140,6 +140,7 @@ type exchange struct {
 	sent     bool         // the final header has left, or is about to
 	hijacked bool         // by the handler's hand, with the cookie or without
 	failed   error        // the error handler answered instead
+	told     bool         // Save returned the failure
 }
 
 // Value makes the session part of the request's context.
@@ -185,7 +186,9 @@ func (x *exchange) reachable() bool { return !x.hijacked && x.Context.Err() == n
 func (x *exchange) commit(ctx context.Context) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.commitLocked(ctx)
+	err := x.commitLocked(ctx)
+	x.told = x.told || err != nil
+	return err
 }
 
 // commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in.
@@ -261,9 +264,10 @@ func (x *exchange) finish() {
 	if !sent {
 		return
 	}
-	before := x.session.Err()
-	if err := x.commit(x.Context); err != nil && before == nil {
-		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.link.id, Op: "commit", Err: err})
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
+		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.ID(), Op: "commit", Err: err})
 	}
 }
 

@@ -480,3 +480,40 @@ func TestFailureIsLogged(t *testing.T) {
 		t.Errorf("the log is %q", got)
 	}
 }
+
+// A fault that comes up once the header has left can be in no response; the log has it, unless Save returned it.
+func TestLateFailureIsLogged(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(store *failing, s *session.Session)
+		log  string
+	}{
+		{"load", func(store *failing, s *session.Session) { store.load = errDown; s.Get("k") }, errDown.Error()},
+		{"encode", func(_ *failing, s *session.Session) { s.Set("c", make(chan int)) }, "cannot be encoded"},
+		{"save", func(store *failing, s *session.Session) { store.save = errDown; s.Set("k", 2) }, errDown.Error()},
+		{"told by Save", func(store *failing, s *session.Session) {
+			store.save = errDown
+			s.Set("k", 2)
+			if err := s.Save(t.Context()); !errors.Is(err, errDown) {
+				t.Errorf("Save: %v", err)
+			}
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var log strings.Builder
+			store := &failing{Store: session.NewMemoryStore()}
+			m := newManager(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			value, _ := begin(t, m)
+			res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "hello")
+				test.do(store, session.FromContext(r.Context()))
+			})), "session_id="+value)
+			if body := readBody(t, res); body != "hello" {
+				t.Errorf("the body is %q", body)
+			}
+			if got := log.String(); !strings.Contains(got, test.log) || test.log == "" && got != "" {
+				t.Errorf("the log is %q", got)
+			}
+		})
+	}
+}
