@@ -2,6 +2,7 @@ package session
 
 import (
 	"bufio"
+	"cmp"
 	"io"
 	"net"
 	"net/http"
@@ -46,10 +47,8 @@ func (w response) WriteString(s string) (int, error) {
 
 // FlushError is what http.ResponseController.Flush calls.
 func (w response) FlushError() error {
-	if err := w.x.begin(); err != nil {
-		return err
-	}
-	return http.NewResponseController(w.x.w).Flush()
+	err := w.x.begin()
+	return cmp.Or(err, http.NewResponseController(w.x.w).Flush()) // what the error handler wrote is flushed as well
 }
 
 // Unwrap is for http.ResponseController.
@@ -85,9 +84,8 @@ type (
 )
 
 func (f flusher) Flush() {
-	if f.x.begin() == nil {
-		f.x.w.(http.Flusher).Flush()
-	}
+	f.x.begin()
+	f.x.w.(http.Flusher).Flush() // also what the error handler wrote: the handler may go on for long
 }
 
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {

@@ -382,6 +382,37 @@ func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
 	}), "session_id="+cookieValue(line))
 }
 
+// A handler that streams for long and looks at no error does not keep the client from the error handler's answer.
+func TestFailureIsFlushed(t *testing.T) {
+	for name, flush := range map[string]func(w http.ResponseWriter){
+		"Flush":              func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		"ResponseController": func(w http.ResponseWriter) { http.NewResponseController(w).Flush() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+			answered := make(chan struct{})
+			srv := newServer(t, false, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				session.FromContext(r.Context()).Set("k", 1)
+				io.WriteString(w, "data: 1\n\n")
+				flush(w)
+				select {
+				case <-answered:
+				case <-r.Context().Done():
+				case <-time.After(10 * time.Second):
+					t.Error("the client waits for its answer")
+				}
+			})))
+			res, err := srv.Client().Get(srv.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantStatus(t, res, http.StatusServiceUnavailable)
+			close(answered)
+			readBody(t, res)
+		})
+	}
+}
+
 // The periodic renewal waits when the client may not get the cookie: the old ID would end, and log it out.
 func TestRenewalWaitsForCookieToArrive(t *testing.T) {
 	use := func(r *http.Request) { session.FromContext(r.Context()).Has("k") }
