@@ -165,6 +165,15 @@ func (s *Session) commit(parent context.Context, late bool) (cookieAction, error
 	return keepCookie, nil
 }
 
+// confirm has the next commit look whether a session that was saved before is still there.
+func (s *Session) confirm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == live {
+		s.todo |= sendCookie
+	}
+}
+
 // idleAt reports whether a commit would find nothing to do: the usual case for a request that only reads, kept
 // short. s.mu is held.
 func (s *Session) idleAt(now time.Time) bool {

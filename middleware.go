@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"crypto/cipher"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -156,6 +157,14 @@ func (x *exchange) Value(key any) any {
 	return x.Context.Value(key)
 }
 
+// String keeps token and values out of what prints the context.
+func (x *exchange) String() string {
+	if parent, ok := x.Context.(fmt.Stringer); ok {
+		return parent.String() + ".WithSession"
+	}
+	return fmt.Sprintf("%T.WithSession", x.Context)
+}
+
 func (x *exchange) context() context.Context { return x.Context }
 
 func (x *exchange) candidate(n *int, l *link) bool { return x.m.candidate(x.r, n, l) }
@@ -212,18 +221,25 @@ func (x *exchange) commitLocked(ctx context.Context) error {
 		x.cookie = x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age)
 	case removeCookie:
 		x.cookie = x.m.cookie.cookie("", -1)
+	case keepCookie:
+		if s.state == gone {
+			x.cookie = nil
+		}
 	}
 	return err
 }
 
 // begin commits before the final header leaves. It returns an error if the handler's response must not: the
-// error handler has then answered. A cookie that an earlier commit asks for is set all the same: its ID may be the
-// only one that still leads to the session.
+// error handler has then answered. A cookie that an earlier commit asks for is set all the same, since its ID may be
+// the only one that still leads to the session; unless that has ended meanwhile, and the client may have a newer one.
 func (x *exchange) begin() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.sent {
 		return x.failed
+	}
+	if x.cookie != nil {
+		x.session.confirm()
 	}
 	x.failed = x.commitLocked(x.Context)
 	x.sent = true

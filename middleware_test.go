@@ -517,3 +517,17 @@ func TestLateFailureIsLogged(t *testing.T) {
 		})
 	}
 }
+
+// Who prints a request's context sees nothing of the session in it.
+func TestContextPrintsNoSecrets(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	value, _ := begin(t, m)
+	serve(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).Get("k")
+		for _, ctx := range []context.Context{r.Context(), context.WithoutCancel(r.Context())} {
+			if got := fmt.Sprintf("%v %+v", ctx, ctx); strings.ContainsAny(got, "{[") {
+				t.Errorf("the context prints as %s", got)
+			}
+		}
+	})), "session_id="+value)
+}

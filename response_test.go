@@ -382,6 +382,46 @@ func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
 	}), "session_id="+cookieValue(line))
 }
 
+// Between a Save and the header the session may end: its cookie then stays away, or it would take the place of the
+// one that a login has set meanwhile.
+func TestSavedCookieOfEndedSession(t *testing.T) {
+	for name, change := range map[string]func(*session.Session){
+		"renewed":    func(s *session.Session) { s.Get("k") },
+		"prolonged":  func(s *session.Session) { s.SetPersistent(true) },
+		"and at end": func(s *session.Session) { s.SetPersistent(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+				v.visit(func(s *session.Session) { s.Set("k", 1) })
+				tab := v.clone()
+				if name == "renewed" {
+					time.Sleep(5 * time.Minute)
+				}
+				status := http.StatusOK
+				res := v.visit(func(s *session.Session) {
+					change(s)
+					if err := s.Save(t.Context()); err != nil {
+						t.Errorf("Save: %v", err)
+					}
+					wantStatus(t, tab.visit(func(s *session.Session) { s.SetUser("ann") }), http.StatusOK)
+					if name == "and at end" {
+						s.Set("late", 1)
+						status = http.StatusConflict
+					}
+				})
+				wantStatus(t, res, status)
+				if len(res.Cookies()) > 0 {
+					t.Errorf("the response sets %v", res.Cookies())
+				}
+				if !tab.alive() {
+					t.Error("the session is lost")
+				}
+			})
+		})
+	}
+}
+
 // A handler that streams for long and looks at no error does not keep the client from the error handler's answer.
 func TestFailureIsFlushed(t *testing.T) {
 	for name, flush := range map[string]func(w http.ResponseWriter){
