@@ -443,10 +443,11 @@ func (m *Manager) expiry(c *content, now time.Time) time.Time {
 
 // touchInterval returns how old the last recorded use has to be for a new one to be recorded.
 func (m *Manager) touchInterval(c *content) time.Duration {
-	if m.touchEvery != 0 {
+	idle := m.idle(c)
+	if m.touchEvery != 0 && (idle <= 0 || m.touchEvery < idle) {
 		return m.touchEvery
 	}
-	return m.idle(c) / 10
+	return idle / 10
 }
 
 // A conflictError is an ErrConflict with what a second look at the record found.

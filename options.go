@@ -41,7 +41,8 @@ type Options struct {
 	// unknown. 0 means 30 seconds.
 	RenewGrace time.Duration
 	// TouchInterval is how old the recorded time of the last use has to be before a request that changes
-	// nothing records a new one; 0 means a tenth of the session's idle timeout.
+	// nothing records a new one; 0 means a tenth of the session's idle timeout. It must be shorter than IdleTimeout;
+	// for a session whose own idle timeout is not longer, a tenth of that applies.
 	TouchInterval time.Duration
 
 	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds.
@@ -164,6 +165,9 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 		logger:          opts.Logger,
 		observer:        opts.Observer,
 		clientAddr:      opts.ClientAddr,
+	}
+	if m.idleTimeout > 0 && m.touchEvery >= m.idleTimeout {
+		fault("Options.TouchInterval is %v: sessions in use would end, it must be shorter than the IdleTimeout of %v", m.touchEvery, m.idleTimeout)
 	}
 	sweepEvery := duration("SweepInterval", opts.SweepInterval, 5*time.Minute, true)
 	for _, s := range append([][]byte{secret}, opts.PreviousSecrets...) {

@@ -44,6 +44,7 @@ func TestNewFaults(t *testing.T) {
 		{"negative grace", store, secret, &session.Options{RenewGrace: -time.Hour}, []string{"RenewGrace"}},
 		{"no grace", store, secret, &session.Options{RenewGrace: session.Never}, []string{"RenewGrace"}},
 		{"no touch interval", store, secret, &session.Options{TouchInterval: session.Never}, []string{"TouchInterval"}},
+		{"touches that come too late", store, secret, &session.Options{TouchInterval: 15 * time.Minute}, []string{"TouchInterval", "15m0s"}},
 		{"no store timeout", store, secret, &session.Options{StoreTimeout: session.Never}, []string{"StoreTimeout"}},
 		{"negative sweep", store, secret, &session.Options{SweepInterval: -1}, []string{"SweepInterval"}},
 		{"negative size", store, secret, &session.Options{MaxSize: -1}, []string{"MaxSize"}},

@@ -517,6 +517,8 @@ func TestTimeouts(t *testing.T) {
 		{"idle alone", session.Options{AbsoluteTimeout: session.Never}, nil, 14 * time.Minute, forever},
 		{"of its own, longer", session.Options{}, func(s *session.Session) { s.SetIdleTimeout(2 * time.Hour) }, 119 * time.Minute, 24 * time.Hour},
 		{"of its own, shorter", session.Options{}, func(s *session.Session) { s.SetIdleTimeout(time.Minute) }, time.Minute, 0},
+		{"of its own, shorter than the touch interval", session.Options{TouchInterval: 5 * time.Minute},
+			func(s *session.Session) { s.SetIdleTimeout(2 * time.Minute) }, time.Minute, 24 * time.Hour},
 		{"of its own, never", session.Options{}, func(s *session.Session) { s.SetIdleTimeout(session.Never) }, 11 * time.Hour, 24 * time.Hour},
 		{"of its own, and back", session.Options{}, func(s *session.Session) { s.SetIdleTimeout(time.Hour); s.SetIdleTimeout(0) }, 15 * time.Minute, 0},
 	} {
