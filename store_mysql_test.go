@@ -15,8 +15,16 @@ import (
 	"example.com/session/sessiontest"
 )
 
-func TestMySQLStore(t *testing.T) {
-	server := servertest.MariaDB(t)
+// onMySQL runs a test on MySQL and on MariaDB.
+func onMySQL(t *testing.T, test func(*testing.T, *servertest.Server)) {
+	t.Helper()
+	t.Run("mysql", func(t *testing.T) { test(t, servertest.MySQL(t)) })
+	t.Run("mariadb", func(t *testing.T) { test(t, servertest.MariaDB(t)) })
+}
+
+func TestMySQLStore(t *testing.T) { onMySQL(t, testMySQLStore) }
+
+func testMySQLStore(t *testing.T, server *servertest.Server) {
 	for name, params := range map[string]string{
 		"Open":              "?table=conformance",
 		"clientFoundRows":   "?table=conformance_found&clientFoundRows=true",
@@ -77,8 +85,9 @@ func newMySQLStore(t *testing.T, db *sql.DB, opts *session.MySQLOptions) *sessio
 	return store
 }
 
-func TestMySQLRoundTrips(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLRoundTrips(t *testing.T) { onMySQL(t, testMySQLRoundTrips) }
+
+func testMySQLRoundTrips(t *testing.T, server *servertest.Server) {
 	w := newSQLWire(t, server.Addrs[0])
 	rawURL, _ := newMySQLDatabase(t, server)
 	for _, params := range []string{"", "?clientFoundRows=true", "?interpolateParams=true"} {
@@ -89,8 +98,9 @@ func TestMySQLRoundTrips(t *testing.T) {
 	}
 }
 
-func TestMySQLConstructorsAtOnce(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLConstructorsAtOnce(t *testing.T) { onMySQL(t, testMySQLConstructorsAtOnce) }
+
+func testMySQLConstructorsAtOnce(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
 	open := func() (session.Store, error) { return session.Open(t.Context(), rawURL) }
 	for range 3 {
@@ -102,8 +112,9 @@ func TestMySQLConstructorsAtOnce(t *testing.T) {
 	}
 }
 
-func TestMySQLAccountThatMayNotCreate(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLAccountThatMayNotCreate(t *testing.T) { onMySQL(t, testMySQLAccountThatMayNotCreate) }
+
+func testMySQLAccountThatMayNotCreate(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
 	const password = "p@ss:/?#&%'"
 	user := randomName("u")
@@ -139,9 +150,9 @@ func mustParse(t *testing.T, rawURL string) *url.URL {
 	return u
 }
 
-func TestMySQLTableShape(t *testing.T) {
-	server := servertest.MariaDB(t)
-	_, db := newMySQLDatabase(t, server)
+func TestMySQLTableShape(t *testing.T) { onMySQL(t, testMySQLTableShape) }
+
+func testMySQLTableShape(t *testing.T, server *servertest.Server) {
 	for _, test := range []struct {
 		name   string
 		change []string // after the usual creation
@@ -168,8 +179,7 @@ func TestMySQLTableShape(t *testing.T) {
 		{"view", []string{"RENAME TABLE t TO u", "CREATE VIEW t AS SELECT * FROM u"}, []string{`has "engine view"`}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			mustExec(t, db, "DROP VIEW IF EXISTS t")
-			mustExec(t, db, "DROP TABLE IF EXISTS t, u")
+			_, db := newMySQLDatabase(t, server)
 			newMySQLStore(t, db, &session.MySQLOptions{Table: "t"}).Close()
 			for _, statement := range test.change {
 				mustExec(t, db, statement)
@@ -188,8 +198,9 @@ func TestMySQLTableShape(t *testing.T) {
 	}
 }
 
-func TestMySQLNoCreate(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLNoCreate(t *testing.T) { onMySQL(t, testMySQLNoCreate) }
+
+func testMySQLNoCreate(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	opts := &session.MySQLOptions{NoCreate: true}
 	_, err := session.NewMySQLStore(t.Context(), db, opts)
@@ -202,8 +213,9 @@ func TestMySQLNoCreate(t *testing.T) {
 	wantError(t, err, "", `lacks "index (expires)"`)
 }
 
-func TestMySQLTableNames(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLTableNames(t *testing.T) { onMySQL(t, testMySQLTableNames) }
+
+func testMySQLTableNames(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
 	database := strings.TrimPrefix(mustParse(t, rawURL).Path, "/")
 	for _, name := range badTableNames() {
@@ -236,8 +248,9 @@ func TestMySQLTableNames(t *testing.T) {
 	}
 }
 
-func TestMySQLRefusesConnections(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLRefusesConnections(t *testing.T) { onMySQL(t, testMySQLRefusesConnections) }
+
+func testMySQLRefusesConnections(t *testing.T, server *servertest.Server) {
 	rawURL, _ := newMySQLDatabase(t, server)
 	for params, text := range map[string]string{
 		"?autocommit=0": "autocommit=0",
@@ -257,8 +270,9 @@ func TestMySQLRefusesConnections(t *testing.T) {
 	wantError(t, err, "")
 }
 
-func TestMySQLErrorsHidePassword(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLErrorsHidePassword(t *testing.T) { onMySQL(t, testMySQLErrorsHidePassword) }
+
+func testMySQLErrorsHidePassword(t *testing.T, server *servertest.Server) {
 	const secret = "s3cret"
 	address := server.Addrs[0]
 	_, port, _ := strings.Cut(address, ":")
@@ -333,8 +347,9 @@ func TestMySQLURL(t *testing.T) {
 }
 
 // A row that no store has written reads as absent, with an error that says so.
-func TestMySQLDamagedRow(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLDamagedRow(t *testing.T) { onMySQL(t, testMySQLDamagedRow) }
+
+func testMySQLDamagedRow(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	schema, err := session.MySQLSchema("")
 	if err != nil {
@@ -360,8 +375,9 @@ func TestMySQLDamagedRow(t *testing.T) {
 	}
 }
 
-func TestMySQLTooLarge(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLTooLarge(t *testing.T) { onMySQL(t, testMySQLTooLarge) }
+
+func testMySQLTooLarge(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	var packet int
 	if err := db.QueryRowContext(t.Context(), "SELECT @@max_allowed_packet").Scan(&packet); err != nil {
@@ -393,8 +409,9 @@ func TestMySQLTooLarge(t *testing.T) {
 }
 
 // DeleteExpired finds what has expired by the index, and what it removes by the primary key.
-func TestMySQLSweepUsesIndex(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLSweepUsesIndex(t *testing.T) { onMySQL(t, testMySQLSweepUsesIndex) }
+
+func testMySQLSweepUsesIndex(t *testing.T, server *servertest.Server) {
 	rawURL, _ := newMySQLDatabase(t, server)
 	db := openDB(t, rawURL, "")
 	db.SetMaxOpenConns(1) // the counters below are a connection's own
@@ -446,8 +463,9 @@ func handlerReads(t *testing.T, db *sql.DB) (read, scanned int) {
 
 // Locks on all live records do not hold DeleteExpired up: it wants none, and so holds nobody up who saves one.
 // That is so even where nearly all records have expired, so that a scan of the table would be faster.
-func TestMySQLSweepLocksNothingLive(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLSweepLocksNothingLive(t *testing.T) { onMySQL(t, testMySQLSweepLocksNothingLive) }
+
+func testMySQLSweepLocksNothingLive(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	store := newMySQLStore(t, db, nil)
 	live := fill(t, store, 20, time.Now().Add(time.Hour))
@@ -473,8 +491,9 @@ func TestMySQLSweepLocksNothingLive(t *testing.T) {
 }
 
 // A sweep that the server rolls back to break a deadlock is done again.
-func TestMySQLDeadlock(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLDeadlock(t *testing.T) { onMySQL(t, testMySQLDeadlock) }
+
+func testMySQLDeadlock(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	store := newMySQLStore(t, db, nil)
 	first, last := session.ID{0}, session.ID{255}
@@ -521,24 +540,27 @@ func TestMySQLDeadlock(t *testing.T) {
 	}
 }
 
-func TestMySQLSweepersAtOnce(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLSweepersAtOnce(t *testing.T) { onMySQL(t, testMySQLSweepersAtOnce) }
+
+func testMySQLSweepersAtOnce(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	db.SetMaxIdleConns(4)
 	store := newMySQLStore(t, db, nil)
 	wantSweepersAgree(t, store, store, newMySQLStore(t, db, nil), newMySQLStore(t, db, nil))
 }
 
-func TestMySQLListInPages(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLListInPages(t *testing.T) { onMySQL(t, testMySQLListInPages) }
+
+func testMySQLListInPages(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	db.SetMaxOpenConns(1)
 	wantPages(t, newMySQLStore(t, db, nil))
 }
 
 // A store closes what Open made, and leaves the application's connections alone.
-func TestMySQLClose(t *testing.T) {
-	server := servertest.MariaDB(t)
+func TestMySQLClose(t *testing.T) { onMySQL(t, testMySQLClose) }
+
+func testMySQLClose(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
 	store := newMySQLStore(t, db, nil)
 	for range 2 {
@@ -573,11 +595,15 @@ func TestMySQLClose(t *testing.T) {
 
 // Prepared statements end with the server; a store outlives it.
 func TestMySQLServerRestarts(t *testing.T) {
-	server := servertest.Start(t, servertest.KindMariaDB)
-	store, err := session.Open(t.Context(), server.URL)
-	if err != nil {
-		t.Fatal(err)
+	for _, kind := range []servertest.Kind{servertest.KindMySQL, servertest.KindMariaDB} {
+		t.Run(string(kind), func(t *testing.T) {
+			server := servertest.Start(t, kind)
+			store, err := session.Open(t.Context(), server.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer session.Close(store)
+			wantOutlives(t, server, store)
+		})
 	}
-	defer session.Close(store)
-	wantOutlives(t, server, store)
 }

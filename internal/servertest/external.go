@@ -45,7 +45,7 @@ func withPort(scheme, addr string) string {
 		return addr
 	}
 	ports := map[string]string{
-		"redis": "6379", "rediss": "6379", "memcached": "11211", "mysql": "3306",
+		"redis": "6379", "rediss": "6379", "memcached": "11211", "mysql": "3306", "mariadb": "3306",
 		"postgres": "5432", "postgresql": "5432", "mongodb": "27017",
 	}
 	host := strings.Trim(addr, "[]")

@@ -56,6 +56,8 @@ func find(kind Kind, durable bool) (*software, error) {
 		return findRedisCluster(durable)
 	case KindMemcached:
 		return findMemcached()
+	case KindMySQL:
+		return findMySQL()
 	case KindMariaDB:
 		return findMariaDB()
 	case KindPostgreSQL:

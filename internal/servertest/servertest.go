@@ -1,19 +1,21 @@
-// Package servertest runs real servers for tests: Redis, a Redis Cluster, Memcached, MariaDB, PostgreSQL and
-// MongoDB. They listen on the loopback interface at free ports, keep their files in a temporary directory, and
+// Package servertest runs real servers for tests: Redis, a Redis Cluster, Memcached, MySQL, MariaDB, PostgreSQL
+// and MongoDB. They listen on the loopback interface at free ports, keep their files in a temporary directory, and
 // end with the test binary, however that ends.
 //
-// [Redis], [RedisCluster], [Memcached], [MariaDB], [PostgreSQL] and [MongoDB] return a server that all tests of
-// the test binary share; tests keep apart by using keys, tables, databases or prefixes of their own. [Start]
-// returns a server of the test's own, which can be paused, killed and restarted.
+// [Redis], [RedisCluster], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB] return a server that all
+// tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their own.
+// [Start] returns a server of the test's own, which can be paused, killed and restarted.
 //
 // Environment variables:
 //
 //   - SESSION_TEST_REDIS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_MEMCACHED, SESSION_TEST_MYSQL,
-//     SESSION_TEST_POSTGRES and SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that
-//     this package would start. The tests may write to it as they like. Start ignores them.
+//     SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and SESSION_TEST_MONGODB each hold the URL of a server to share
+//     instead of one that this package would start. The tests may write to it as they like. Start ignores them.
 //   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed.
-//   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, a few dozen
+//   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
 //     megabytes for each version of a server, are made once and stay.
+//
+// MySQL is a mysqld on PATH, or the one that install.sh fetched into the cache directory.
 //
 // MongoDB is a mongod if one is on PATH, and otherwise mongo-java-server, an implementation of its protocol in
 // Java that keeps everything in memory. What mongo-java-server lacks or does otherwise, tests cannot see.
@@ -42,7 +44,7 @@ type Server struct {
 	group *group // nil for a server that this package did not start
 }
 
-// A Kind is a kind of server. Its text is the scheme of the server's URL, but for a cluster's.
+// A Kind is a kind of server. Its text is a scheme that session.Open knows it by, but for a cluster's.
 type Kind string
 
 // The kinds of servers.
@@ -50,7 +52,8 @@ const (
 	KindRedis        Kind = "redis"
 	KindRedisCluster Kind = "redis-cluster" // three masters without replicas
 	KindMemcached    Kind = "memcached"
-	KindMariaDB      Kind = "mysql"
+	KindMySQL        Kind = "mysql"
+	KindMariaDB      Kind = "mariadb"
 	KindPostgreSQL   Kind = "postgres"
 	KindMongoDB      Kind = "mongodb"
 )
@@ -65,6 +68,10 @@ func RedisCluster(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRed
 
 // Memcached returns the shared Memcached server. It skips or fails the test as Redis does.
 func Memcached(tb testing.TB) *Server { tb.Helper(); return share(tb, KindMemcached) }
+
+// MySQL returns the shared MySQL server, with the user root, who has no password, and the empty database test in
+// utf8mb4. It skips or fails the test as Redis does.
+func MySQL(tb testing.TB) *Server { tb.Helper(); return share(tb, KindMySQL) }
 
 // MariaDB returns the shared MariaDB server, with the user root, who has no password, and the empty database
 // test in utf8mb4. It skips or fails the test as Redis does.

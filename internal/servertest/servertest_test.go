@@ -14,12 +14,14 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
-var kinds = []Kind{KindRedis, KindRedisCluster, KindMemcached, KindMariaDB, KindPostgreSQL, KindMongoDB}
+var kinds = []Kind{
+	KindRedis, KindRedisCluster, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL, KindMongoDB,
+}
 
 func TestShared(t *testing.T) {
 	shared := map[Kind]func(testing.TB) *Server{
 		KindRedis: Redis, KindRedisCluster: RedisCluster, KindMemcached: Memcached,
-		KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
+		KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
 	}
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -289,7 +291,7 @@ func put(kind Kind, addrs []string, key string) error {
 			_, err = redisDo(conn, "SET", key, "1")
 		case KindMemcached:
 			_, err = memcachedDo(conn, "set "+key+" 0 0 1\r\n1")
-		case KindMariaDB:
+		case KindMySQL, KindMariaDB:
 			_, err = mariaDo(conn, "CREATE TABLE IF NOT EXISTS t AS SELECT '"+key+"😀' AS k")
 		case KindPostgreSQL:
 			_, err = postgresDo(conn, "CREATE TABLE IF NOT EXISTS t AS SELECT '"+key+"😀' AS k")
@@ -317,7 +319,7 @@ func get(kind Kind, addrs []string, key string) (bool, error) {
 		case KindMemcached:
 			text, err = memcachedDo(conn, "get "+key)
 			return strings.HasPrefix(text, "VALUE"), err
-		case KindMariaDB:
+		case KindMySQL, KindMariaDB:
 			return hasRow(key+"😀", mariaDo, conn)
 		case KindPostgreSQL:
 			return hasRow(key+"😀", postgresDo, conn)
