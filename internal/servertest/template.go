@@ -21,7 +21,7 @@ type template struct {
 }
 
 // templateFormat is raised when a build changes what it makes of the same version.
-const templateFormat = 1
+const templateFormat = 2
 
 // Long enough to fetch a server on a slow line.
 const templateTimeout = 5 * time.Minute
