@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"example.com/session"
+)
+
+const (
+	password  = "correct horse battery"
+	password2 = "a staple of another kind"
+)
+
+func TestProgram(t *testing.T) {
+	base, stop := program(t, "-store", "dir://"+filepath.ToSlash(t.TempDir())+"/sessions")
+	phone, laptop := newBrowser(t, base, nil), newBrowser(t, base, nil)
+
+	phone.get("/")
+	phone.wants(http.StatusOK, "/login", "Stay logged in")
+	phone.submit("/login", "user", "ann", "password", "guessed")
+	phone.wants(http.StatusForbidden, "/login", "The name or the password is wrong")
+	wrong := phone.text
+	phone.get("/login")
+	phone.submit("/login", "user", "bob", "password", "guessed")
+	phone.wants(http.StatusForbidden, "/login", "The name or the password is wrong")
+	if a, b := masked(wrong, "ann"), masked(phone.text, "bob"); a != b {
+		t.Errorf("an unknown user's page differs:\n%s\n%s", a, b)
+	}
+	before := phone.cookie().Value
+	phone.submit("/login", "user", "ann", "password", password, "remember", "yes")
+	phone.wants(http.StatusOK, "/", "Welcome, ann", "you stay logged in")
+	if phone.cookie().Value == before {
+		t.Error("the login did not change the cookie")
+	}
+
+	laptop.get("/login")
+	laptop.submit("/login", "user", "ann", "password", password)
+	laptop.wants(http.StatusOK, "/", "Welcome, ann", "you are logged out")
+	laptop.get("/devices")
+	laptop.wants(http.StatusOK, "/devices", "2 devices", "This device")
+	laptop.submit("/devices/end", "handle", first(t, laptop.text, `name="handle" value="([0-9a-f]+)"`))
+	laptop.wants(http.StatusOK, "/devices", "That device is logged out", "this device only")
+	phone.get("/")
+	phone.wants(http.StatusConflict, "/login", "You are logged out")
+
+	laptop.get("/")
+	laptop.submit("/logout")
+	laptop.wants(http.StatusOK, "/login", "You are logged out.")
+	laptop.get("/devices")
+	laptop.wants(http.StatusOK, "/login")
+	if err := stop(); err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+}
+
+// program builds the example and runs it; it returns its address.
+func program(t *testing.T, args ...string) (base string, stop func() error) {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "login")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	cmd := exec.Command(bin, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32), "LOGIN_PASSWORD="+password)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	base, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if err != nil || !ok {
+		cmd.Process.Kill()
+		cmd.Wait()
+		t.Fatalf("it printed %q, %v\n%s", line, err, &stderr)
+	}
+	return base, func() error {
+		cmd.Process.Signal(syscall.SIGTERM)
+		return cmd.Wait()
+	}
+}
+
+// A browser keeps cookies, follows redirects, and knows the page that it shows.
+type browser struct {
+	t      *testing.T
+	base   *url.URL
+	client *http.Client
+
+	status int
+	path   string
+	header http.Header
+	text   string
+}
+
+// newBrowser returns a browser at base. A nil transport means the network.
+func newBrowser(t *testing.T, base string, transport http.RoundTripper) *browser {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &browser{t: t, base: u, client: &http.Client{Jar: jar, Transport: transport}}
+}
+
+func (b *browser) get(path string) {
+	b.t.Helper()
+	r, err := http.NewRequestWithContext(b.t.Context(), "GET", b.base.String()+path, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.do(r)
+}
+
+// submit sends the form of the page that goes to action, with its token and the values, which come in pairs.
+func (b *browser) submit(action string, values ...string) {
+	b.t.Helper()
+	if !strings.Contains(b.text, `action="`+action+`"`) {
+		b.t.Fatalf("%s has no form for %s:\n%s", b.path, action, b.text)
+	}
+	b.post(action, append(values, session.FormTokenField, b.token())...)
+}
+
+// token returns the token of the page's forms.
+func (b *browser) token() string {
+	b.t.Helper()
+	return first(b.t, b.text, `name="`+session.FormTokenField+`" value="([^"]+)"`)
+}
+
+func (b *browser) post(path string, values ...string) {
+	b.t.Helper()
+	form := make(url.Values)
+	for i := 0; i < len(values); i += 2 {
+		form.Set(values[i], values[i+1])
+	}
+	r, err := http.NewRequestWithContext(b.t.Context(), "POST", b.base.String()+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	b.do(r)
+}
+
+func (b *browser) do(r *http.Request) {
+	b.t.Helper()
+	res, err := b.client.Do(r)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.status, b.path, b.header, b.text = res.StatusCode, res.Request.URL.Path, res.Header, string(text)
+}
+
+// wants checks what the browser shows.
+func (b *browser) wants(status int, path string, texts ...string) {
+	b.t.Helper()
+	if b.status != status || b.path != path {
+		b.t.Fatalf("at %s: %d, want %d at %s\n%s", b.path, b.status, status, path, b.text)
+	}
+	if strings.Contains(b.text, "no value") {
+		b.t.Errorf("%s misses a value:\n%s", path, b.text)
+	}
+	for _, text := range texts {
+		if !strings.Contains(b.text, text) {
+			b.t.Errorf("%s lacks %q:\n%s", path, text, b.text)
+		}
+	}
+}
+
+// cookie returns the session cookie.
+func (b *browser) cookie() *http.Cookie {
+	b.t.Helper()
+	cookies := b.client.Jar.Cookies(b.base)
+	if len(cookies) != 1 {
+		b.t.Fatalf("%d cookies, want 1", len(cookies))
+	}
+	return cookies[0]
+}
+
+// first returns what the pattern's group matches first.
+func first(t *testing.T, text, pattern string) string {
+	t.Helper()
+	match := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if match == nil {
+		t.Fatalf("nothing matches %s in\n%s", pattern, text)
+	}
+	return match[1]
+}
+
+// masked removes from a page what differs every time.
+func masked(text, user string) string {
+	text = regexp.MustCompile(`name="`+session.FormTokenField+`" value="[^"]+"`).ReplaceAllString(text, "token")
+	return strings.ReplaceAll(text, user, "user")
+}
