@@ -1,0 +1,319 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+// A draft is saved while the socket is open, and seen by the events of another tab; logging out elsewhere ends both.
+func TestStreams(t *testing.T) {
+	for _, renew := range []string{"0", "1ms"} { // 1ms: each other request gives the session a new ID
+		t.Run("renew="+renew, func(t *testing.T) {
+			p := start(t, program(t), t.TempDir(), "-renew", renew)
+			phone, laptop := p.login("ann"), p.login("ann")
+			events := phone.events()
+			events.wants("draft", update{"", 0, 1})
+			socket := phone.socket()
+			socket.saves("one", "1")
+			events.wants("draft", update{"one", 1, 2})
+			for range 5 {
+				phone.get("/")
+			}
+			socket.saves("two", "2")
+			events.wants("draft", update{"two", 2, 3})
+			if page := phone.get("/"); !strings.Contains(page, ">two</textarea>") {
+				t.Errorf("the page lacks the draft:\n%s", page)
+			}
+			stays := laptop.events()
+			stays.wants("draft", update{"", 0, 1})
+
+			laptop.post("/logout-others", nil)
+			events.wants("ended", update{})
+			socket.closes(statusLoggedOut)
+			other := laptop.socket()
+			other.saves("three", "1")
+			stays.wants("draft", update{"three", 1, 2})
+			if res := phone.do("GET", "/events", nil); res.StatusCode != http.StatusUnauthorized {
+				t.Errorf("events without a login: %s", res.Status)
+			}
+			if _, res, err := websocket.Dial(t.Context(), p.base+"/socket", &websocket.DialOptions{HTTPClient: phone.client}); err == nil ||
+				res.StatusCode != http.StatusUnauthorized {
+				t.Errorf("a socket without a login: %v", err)
+			}
+			// Logging in again goes at once, whatever cookie the browser still has.
+			if page := phone.post("/login", url.Values{"user": {"ann"}}); !strings.Contains(page, "Your draft, ann") {
+				t.Errorf("the login led to\n%s", page)
+			}
+
+			events, socket = laptop.events(), laptop.socket()
+			laptop.post("/logout", nil) // in one of its tabs
+			events.skip("draft")
+			events.wants("ended", update{})
+			socket.closes(statusLoggedOut)
+			other.closes(statusLoggedOut)
+			p.stop()
+		})
+	}
+}
+
+// What was saved is there after the process was killed in the middle of a stream.
+func TestSavedWhileOpen(t *testing.T) {
+	bin, dir := program(t), t.TempDir()
+	p := start(t, bin, dir)
+	b := p.login("ann")
+	b.socket().saves("kept", "1")
+	events := b.events()
+	events.wants("draft", update{"kept", 1, 1})
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
+
+	p = start(t, bin, dir)
+	b.base = p.base
+	b.events().wants("draft", update{"kept", 1, 2})
+	p.stop()
+}
+
+// SIGTERM ends streams, each in its way, and then the process.
+func TestShutdown(t *testing.T) {
+	p := start(t, program(t), t.TempDir())
+	b := p.login("ann")
+	events, socket := b.events(), b.socket()
+	events.wants("draft", update{"", 0, 1})
+	done := make(chan error, 1)
+	go func() { done <- p.terminate() }()
+	socket.closes(websocket.StatusGoingAway)
+	if rest, err := io.ReadAll(events.body); err != nil || len(rest) != 0 {
+		t.Errorf("events ended with %q, %v", rest, err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("SIGTERM: %v", err)
+	}
+}
+
+// Another site's page cannot open a socket, although its browser would send the cookie.
+func TestOrigin(t *testing.T) {
+	p := start(t, program(t), t.TempDir())
+	b := p.login("ann")
+	_, res, err := websocket.Dial(t.Context(), p.base+"/socket", &websocket.DialOptions{
+		HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {"https://evil.example"}},
+	})
+	if err == nil || res.StatusCode != http.StatusForbidden {
+		t.Errorf("err %v, want a refusal", err)
+	}
+	p.stop()
+}
+
+// program builds the example, and returns its path.
+func program(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "stream")
+	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	return bin
+}
+
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	base string
+}
+
+// start runs the program with its sessions in dir.
+func start(t *testing.T, bin, dir string, args ...string) *process {
+	t.Helper()
+	args = append([]string{"-addr", "127.0.0.1:0", "-every", "10ms", "-store", "dir://" + filepath.ToSlash(dir) + "/s"}, args...)
+	cmd := exec.Command(bin, args...)
+	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("the program said:\n%s", &stderr)
+		}
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	base, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if err != nil || !ok {
+		t.Fatalf("it printed %q, %v", line, err)
+	}
+	return &process{t, cmd, base}
+}
+
+func (p *process) terminate() error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	return p.cmd.Wait()
+}
+
+func (p *process) stop() {
+	p.t.Helper()
+	if err := p.terminate(); err != nil {
+		p.t.Errorf("SIGTERM: %v", err)
+	}
+}
+
+// A browser is one that keeps cookies.
+type browser struct {
+	t      *testing.T
+	base   string
+	client *http.Client
+}
+
+func (p *process) login(user string) *browser {
+	p.t.Helper()
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	b := &browser{p.t, p.base, &http.Client{Jar: jar}}
+	if page := b.post("/login", url.Values{"user": {user}}); !strings.Contains(page, "Your draft, "+user) {
+		p.t.Fatalf("the login led to\n%s", page)
+	}
+	return b
+}
+
+func (b *browser) do(method, path string, form url.Values) *http.Response {
+	b.t.Helper()
+	r, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path, strings.NewReader(form.Encode()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	res, err := b.client.Do(r)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { res.Body.Close() })
+	return res
+}
+
+func (b *browser) page(method, path string, form url.Values) string {
+	b.t.Helper()
+	res := b.do(method, path, form)
+	text, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		b.t.Fatalf("%s %s: %s, %v\n%s", method, path, res.Status, err, text)
+	}
+	return string(text)
+}
+
+func (b *browser) get(path string) string { b.t.Helper(); return b.page("GET", path, nil) }
+func (b *browser) post(path string, form url.Values) string {
+	b.t.Helper()
+	return b.page("POST", path, form)
+}
+
+// An update is what an event holds.
+type update struct {
+	Text     string
+	Saves    int
+	Messages int
+}
+
+type events struct {
+	t    *testing.T
+	body *bufio.Reader
+}
+
+func (b *browser) events() *events {
+	b.t.Helper()
+	res := b.do("GET", "/events", nil)
+	if got := res.Header.Get("Content-Type"); got != "text/event-stream" {
+		b.t.Fatalf("events: %s, %s", res.Status, got)
+	}
+	return &events{b.t, bufio.NewReader(res.Body)}
+}
+
+// next returns the next event.
+func (e *events) next() (name string, u update) {
+	e.t.Helper()
+	for {
+		line, err := e.body.ReadString('\n')
+		if err != nil {
+			e.t.Fatalf("events ended: %v", err)
+		}
+		field, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch field {
+		case "event":
+			name = value
+		case "data":
+			if err := json.Unmarshal([]byte(value), &u); err != nil {
+				e.t.Fatalf("data %q: %v", value, err)
+			}
+		case "":
+			return name, u
+		}
+	}
+}
+
+func (e *events) wants(name string, u update) {
+	e.t.Helper()
+	if gotName, got := e.next(); gotName != name || got != u {
+		e.t.Fatalf("event %s %+v, want %s %+v", gotName, got, name, u)
+	}
+}
+
+// skip reads an event of that name.
+func (e *events) skip(name string) {
+	e.t.Helper()
+	if got, _ := e.next(); got != name {
+		e.t.Fatalf("event %s, want %s", got, name)
+	}
+}
+
+type socket struct {
+	t    *testing.T
+	conn *websocket.Conn
+}
+
+func (b *browser) socket() *socket {
+	b.t.Helper()
+	conn, _, err := websocket.Dial(b.t.Context(), b.base+"/socket", &websocket.DialOptions{HTTPClient: b.client})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { conn.CloseNow() })
+	return &socket{b.t, conn}
+}
+
+// saves sends a draft and wants the answer.
+func (s *socket) saves(text, answer string) {
+	s.t.Helper()
+	if err := s.conn.Write(s.t.Context(), websocket.MessageText, []byte(text)); err != nil {
+		s.t.Fatal(err)
+	}
+	if _, got, err := s.conn.Read(s.t.Context()); err != nil || string(got) != answer {
+		s.t.Fatalf("the answer to %q is %q, %v; want %q", text, got, err, answer)
+	}
+}
+
+// closes wants the server to close the socket.
+func (s *socket) closes(code websocket.StatusCode) {
+	s.t.Helper()
+	_, message, err := s.conn.Read(s.t.Context())
+	if got := websocket.CloseStatus(err); got != code {
+		s.t.Errorf("message %q, close code %v, %v; want %v", message, got, err, code)
+	}
+}
