@@ -115,8 +115,9 @@ type contextKey struct{}
 //
 // Values are encoded as CBOR (RFC 8949) when they are set. T can be whatever encoding/json could handle, and
 // more: byte slices, times and maps with other keys than strings keep their type. Only exported fields of a
-// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them. A value must not be nested more than 10,000
-// deep, nor contain itself.
+// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them. A type with a form of its own has it from
+// encoding.BinaryMarshaler or encoding.TextMarshaler; MarshalJSON is not called. A value must not be nested more than
+// 10,000 deep, nor contain itself.
 //
 // A stored value that does not decode as T (an older version of the program may have set it) reads as absent,
 // is reported to the logger, and stays in the store until something else is set.
@@ -148,9 +149,11 @@ func (k Key[T]) Set(s *Session, v T) { s.Set(string(k), v) }
 
 // SetDefault stores the value if there is none, and returns the one that is there then.
 func (k Key[T]) SetDefault(s *Session, v T) T {
-	result := v
+	var result T
 	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
-		if ok && decodeValue(old, &result) == nil {
+		var there T // decoding into v would change what v refers to
+		if ok && s.decode(s.link.id, string(k), old, &there) {
+			result = there
 			return old, nil
 		}
 		result = v
@@ -167,7 +170,7 @@ func (k Key[T]) Update(s *Session, fn func(T) T) T {
 	var result T
 	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
 		var v T
-		if ok && decodeValue(old, &v) != nil {
+		if ok && !s.decode(s.link.id, string(k), old, &v) {
 			v = *new(T)
 		}
 		result = fn(v)
@@ -202,9 +205,11 @@ func (s *Session) Get(key string) (any, bool) {
 // Decode stores the value under the key in what dst points to. It reports whether there was one that fits.
 func (s *Session) Decode(key string, dst any) bool {
 	id, data, ok := s.find(key)
-	if !ok {
-		return false
-	}
+	return ok && s.decode(id, key, data, dst)
+}
+
+// decode decodes the value under the key, and reports one that does not fit.
+func (s *Session) decode(id ID, key string, data []byte, dst any) bool {
 	err := decodeValue(data, dst)
 	if err != nil {
 		// The decoder's own error may quote the value.

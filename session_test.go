@@ -244,6 +244,31 @@ func TestTypedKeys(t *testing.T) {
 	})
 }
 
+// SetDefault neither changes what its argument refers to, nor mixes it into the value that is there.
+func TestSetDefaultKeepsItsArgument(t *testing.T) {
+	const (
+		ages session.Key[map[string]int] = "ages"
+		tags session.Key[[]string]       = "tags"
+	)
+	noAges, noTags := map[string]int{"default": 1}, []string{"default", "default"}
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	v.visit(func(s *session.Session) {
+		ages.Set(s, map[string]int{"ann": 42})
+		tags.Set(s, []string{"x"})
+	})
+	v.visit(func(s *session.Session) {
+		if got := ages.SetDefault(s, noAges); !reflect.DeepEqual(got, map[string]int{"ann": 42}) {
+			t.Errorf("ages: %v", got)
+		}
+		if got := tags.SetDefault(s, noTags); !slices.Equal(got, []string{"x"}) {
+			t.Errorf("tags: %v", got)
+		}
+	})
+	if len(noAges) != 1 || noTags[0] != "default" {
+		t.Errorf("the arguments are now %v and %v", noAges, noTags)
+	}
+}
+
 // A value that does not decode reads as absent, is reported, and stays.
 func TestUndecodableValueStays(t *testing.T) {
 	var log bytes.Buffer
@@ -262,6 +287,24 @@ func TestUndecodableValueStays(t *testing.T) {
 			t.Errorf("the value is now %v", got)
 		}
 	})
+	for name, replace := range map[string]func(*session.Session){
+		"Update":     func(s *session.Session) { session.Key[int]("k").Update(s, func(n int) int { return n + 1 }) },
+		"SetDefault": func(s *session.Session) { session.Key[int]("k").SetDefault(s, 1) },
+	} {
+		log.Reset()
+		v.visit(func(s *session.Session) {
+			s.Set("k", "secret text")
+			replace(s)
+		})
+		if !strings.Contains(log.String(), "undecodable") || strings.Contains(log.String(), "secret text") {
+			t.Errorf("%s: the log says %q", name, log.String())
+		}
+		v.visit(func(s *session.Session) {
+			if got, _ := s.Get("k"); got != int64(1) {
+				t.Errorf("%s: the value is now %v", name, got)
+			}
+		})
+	}
 }
 
 // writes counts the calls that reach a store.
