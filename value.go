@@ -176,14 +176,23 @@ func withStringKeys(v any) any {
 	case map[any]any:
 		named := make(map[string]any, len(v))
 		for key, elem := range v {
-			v[key] = withStringKeys(elem)
-			if name, ok := key.(string); ok {
-				named[name] = v[key]
+			name, ok := key.(string)
+			if !ok {
+				return withOtherKeys(v)
 			}
+			named[name] = withStringKeys(elem)
 		}
-		if len(named) == len(v) {
-			return named
-		}
+		return named
 	}
 	return v
+}
+
+// withOtherKeys is withStringKeys for a map with other keys in it. It does not change the map, in which a NaN could
+// not be found.
+func withOtherKeys(m map[any]any) map[any]any {
+	converted := make(map[any]any, len(m))
+	for key, elem := range m {
+		converted[key] = withStringKeys(elem)
+	}
+	return converted
 }
