@@ -127,7 +127,13 @@ func TestEncryptedIndexAndSecrets(t *testing.T) {
 
 // A NullStore switches sessions off.
 func TestNullStore(t *testing.T) {
-	v := newVisitor(t, session.NullStore{}, nil)
+	for _, store := range []session.Store{session.NullStore{}, new(session.NullStore)} {
+		testNullStore(t, store)
+	}
+}
+
+func testNullStore(t *testing.T, store session.Store) {
+	v := newVisitor(t, store, nil)
 	res := v.visit(func(s *session.Session) {
 		s.Set("k", 1)
 		if !s.Has("k") {

@@ -173,7 +173,10 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 	for _, s := range append([][]byte{secret}, opts.PreviousSecrets...) {
 		m.indexCiphers = append(m.indexCiphers, payloadCipher(s))
 	}
-	_, m.off = store.(NullStore)
+	switch store.(type) {
+	case NullStore, *NullStore:
+		m.off = true
+	}
 	if m.maxPerUser < 0 {
 		fault("Options.MaxSessionsPerUser is negative")
 	}
