@@ -53,7 +53,8 @@ type Manager struct {
 // fails, the client gets Options.ErrorHandler's answer instead of next's, and next's writes return an error.
 // What next changes later is saved when it returns, or by Session.Save.
 //
-// A panic of next drops what is not committed yet, and goes on up.
+// A panic of next drops what is not committed yet, and goes on up, but for http.ErrAbortHandler after a failed commit,
+// which would cut off ErrorHandler's answer.
 //
 // The ResponseWriter that next gets is an http.Flusher, http.Hijacker, io.ReaderFrom or http.Pusher if the
 // original is, and works with http.ResponseController. A response that sets the cookie is kept out of shared
@@ -75,10 +76,15 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 		}
 		returned := false
 		defer func() {
-			if !returned {
-				x.abort()
+			defer x.session.unlock(x.Context)
+			if returned || !x.abort() {
+				return
 			}
-			x.session.unlock(x.Context)
+			// The client has ErrorHandler's answer. http.ErrAbortHandler, by which httputil.ReverseProxy for one
+			// takes leave when Write fails, would cut it off.
+			if p := recover(); p != nil && p != http.ErrAbortHandler {
+				panic(p)
+			}
 		}()
 		next.ServeHTTP(x.writer(), r.WithContext(x))
 		returned = true
@@ -141,6 +147,7 @@ type exchange struct {
 	sent     bool         // the final header has left, or is about to
 	hijacked bool         // by the handler's hand, with the cookie or without
 	failed   error        // the error handler answered instead
+	answered bool         // and has returned
 	told     bool         // Save returned the failure
 }
 
@@ -256,6 +263,7 @@ func (x *exchange) begin() error {
 	}
 	if x.failed != nil {
 		x.m.errorHandler(x.w, x.r, x.failed)
+		x.answered = true
 	}
 	return x.failed
 }
@@ -300,8 +308,9 @@ func (x *exchange) dropTrailers() {
 	})
 }
 
-// abort drops what is not committed yet. What Save committed still gets its cookie, if somebody above answers.
-func (x *exchange) abort() {
+// abort drops what is not committed yet. What Save committed still gets its cookie, if somebody above answers. It
+// reports whether the error handler has answered.
+func (x *exchange) abort() bool {
 	x.dropTrailers()
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -312,6 +321,7 @@ func (x *exchange) abort() {
 	x.session.mu.Lock()
 	defer x.session.mu.Unlock()
 	x.session.changes, x.session.ended, x.session.todo = nil, nil, 0
+	return x.answered
 }
 
 // Close stops the background work of the manager and waits until it has ended. Requests may still be served.

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -129,6 +131,68 @@ func TestPanicSavesNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A proxy that meets the error of a failed commit and aborts does not cut off the error handler's answer.
+func TestAbortAfterFailedCommit(t *testing.T) {
+	backend := newServer(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
+	target, err := url.Parse(backend.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport = backend.Client().Transport
+	m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+	for _, http2 := range []bool{false, true} {
+		srv := newServer(t, http2, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			session.FromContext(r.Context()).Set("k", 1)
+			proxy.ServeHTTP(w, r)
+		})))
+		res, err := srv.Client().Get(srv.URL)
+		if err != nil {
+			t.Errorf("HTTP/2 %v: there is no answer: %v", http2, err)
+			continue
+		}
+		wantStatus(t, res, http.StatusServiceUnavailable)
+		if body := readBody(t, res); body != "Service Unavailable\n" {
+			t.Errorf("HTTP/2 %v: the body is %q", http2, body)
+		}
+	}
+}
+
+// Any other panic after a failed commit goes up, and so does that of an error handler that aborts.
+func TestPanicAfterFailedCommit(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		answer  func(w http.ResponseWriter)
+		handler func()
+		want    any
+	}{
+		{"panic", func(w http.ResponseWriter) { w.WriteHeader(503) }, func() { panic("boom") }, "boom"},
+		{"Goexit", func(w http.ResponseWriter) { w.WriteHeader(503) }, runtime.Goexit, nil},
+		{"ErrAbortHandler", func(w http.ResponseWriter) { w.WriteHeader(503) }, func() { panic(http.ErrAbortHandler) }, nil},
+		{"error handler aborts", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, func() {}, http.ErrAbortHandler},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{
+				ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { test.answer(w) },
+			})
+			var got any
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				defer func() { got = recover() }()
+				serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					session.FromContext(r.Context()).Set("k", 1)
+					io.WriteString(w, "hello")
+					test.handler()
+				})))
+			})
+			wg.Wait()
+			if got != test.want {
+				t.Errorf("what came up is %v, want %v", got, test.want)
+			}
+		})
 	}
 }
 
