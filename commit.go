@@ -239,10 +239,10 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 	handOver := handover{streak: handed.streak + 1}
 	began := time.Now()
 	defer func() {
-		s.dropNext(ctx)
 		handOver.took = time.Since(began)
 		s.m.queues.leave(place, handOver)
 	}()
+	defer s.dropNext(ctx)
 	if rec := handed.saved; rec.Version > s.link.version {
 		// Another request of this process was just here, and left what it saved.
 		if d, err := s.m.decode(&s.link, rec.Data); err == nil {

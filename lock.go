@@ -80,9 +80,13 @@ func (s *Session) takeLock(parent context.Context) error {
 		return lockError(wait, err)
 	}
 	held := &heldLock{m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, handover{}) }}
+	defer func() {
+		if s.held == nil { // also after a panic of the store
+			held.leave()
+		}
+	}()
 	stolen, err := held.take(wait)
 	if err != nil {
-		held.leave()
 		return lockError(wait, err)
 	}
 	s.held = held
@@ -239,6 +243,7 @@ func (h *heldLock) check(ctx context.Context, look bool) error {
 
 // release gives the lock back. It need not succeed: the lease ends by itself.
 func (h *heldLock) release(parent context.Context) {
+	defer h.leave()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.timer.Stop()
@@ -250,7 +255,6 @@ func (h *heldLock) release(parent context.Context) {
 			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.link.id, Err: err})
 		}
 	}
-	h.leave()
 }
 
 // unlock releases the lock at the end of the request.

@@ -94,6 +94,62 @@ func TestLockIsReleased(t *testing.T) {
 	})
 }
 
+// Not even a store that panics leaves the queue before the lock blocked.
+func TestLockAndPanickingStore(t *testing.T) {
+	for calls := range 4 { // before the panic: the lock's record and the session's are looked at and saved
+		synctest.Test(t, func(t *testing.T) {
+			store := &panicsOnce{MemoryStore: session.NewMemoryStore(), left: -1}
+			v := newVisitor(t, store, &session.Options{SweepInterval: session.Never})
+			v.visit(func(s *session.Session) { s.Set("k", 1) })
+			work := func(s *session.Session) {
+				s.Has("k")
+				if err := s.Lock(t.Context()); err != nil {
+					t.Errorf("Lock: %v", err)
+				}
+			}
+			func() {
+				defer func() { recover() }()
+				v.visit(func(s *session.Session) {
+					s.Has("k")
+					store.left = calls
+					work(s)
+				})
+			}()
+			store.left = -1
+			time.Sleep(time.Minute) // the lease of a holder that could not let go
+			start := time.Now()
+			v.visit(work)
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("after a panic at call %d the next one waited %v", calls+1, d)
+			}
+		})
+	}
+}
+
+// A panicsOnce panics when a number of loads and saves has been used up.
+type panicsOnce struct {
+	*session.MemoryStore
+	left int // negative: it does not
+}
+
+func (p *panicsOnce) count() {
+	if p.left == 0 {
+		p.left--
+		panic("boom")
+	}
+	p.left--
+}
+
+func (p *panicsOnce) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	p.count()
+	return p.MemoryStore.Load(ctx, id)
+}
+
+func (p *panicsOnce) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	p.count()
+	return p.MemoryStore.Save(ctx, id, rec)
+}
+
 // A session that the store does not know yet has nobody to be locked against.
 func TestLockOfNewSession(t *testing.T) {
 	v := newVisitor(t, session.NewMemoryStore(), &session.Options{Locking: true})
