@@ -109,7 +109,7 @@ func (m *Manager) lookup(ctx context.Context) *Session {
 type managerKey struct{ m *Manager }
 
 // HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
-// store: the session may have ended. See Session.IsNew for whether it is there.
+// store: the session may have ended. It is there if Session.ID is not the zero ID.
 func (m *Manager) HasCookie(r *http.Request) bool {
 	var n int
 	var l link

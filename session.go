@@ -387,7 +387,8 @@ func (s *Session) ID() ID {
 }
 
 // IsNew reports whether the store does not know the session yet: the client sent no cookie, or none that leads
-// to a live session, or the session was destroyed and this is the next one.
+// to a session, or the session was destroyed and this is the next one. One that ended less than Options.RenewGrace
+// ago is not new: it is empty, and WasUnknown reports it.
 func (s *Session) IsNew() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
