@@ -25,6 +25,9 @@ const (
 	// rememberWrites is for how long a record remembers a write, beyond the time that the writer has for it:
 	// enough for clocks that differ.
 	rememberWrites = time.Minute
+	// lateWrites is for how long a record that can begin anew, at version 1, stays after its last use: a save that
+	// comes later than that, from a process that stood still, could be taken for one of the record's next life.
+	lateWrites = time.Hour
 )
 
 // load finds the session that the request's cookies lead to. s.mu is held.

@@ -180,8 +180,7 @@ func (h *heldLock) save(ctx context.Context, until time.Time) error {
 		Version: h.link.version,
 		cas:     h.link.cas,
 		Data:    checksummed(h.link.id, append(b, payload...)),
-		// It stays for a while after its use, so that a late holder meets versions that have moved on.
-		Expires: now.Add(h.m.lockLease + time.Hour),
+		Expires: now.Add(h.m.lockLease + lateWrites), // a late holder meets versions that have moved on
 	}
 	if err := h.m.put(ctx, &h.link, rec, write); err != nil {
 		return err

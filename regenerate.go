@@ -234,6 +234,11 @@ func (s *Session) dropNext(ctx context.Context) {
 		if err := s.m.store.Delete(ctx, s.next.id); err != nil {
 			s.m.observe(ctx, Event{Kind: EventStore, Op: "delete", ID: s.next.id, Err: err})
 		}
+		next, err1 := s.m.decode(&s.next, s.next.data)
+		before, err2 := s.m.decode(&s.link, s.link.data)
+		if err1 == nil && err2 == nil && next.content.lineage != before.content.lineage {
+			s.m.forget(ctx, &next.content) // a login, which may have been announced
+		}
 	}
 	s.next = link{}
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +21,9 @@ import (
 
 // SetUser says who is logged in, to be called once the password, or whatever proves it, was checked. It gives the
 // session a new ID, as Regenerate does, begins its absolute timeout anew, and makes it one of the user's sessions,
-// see Manager.UserSessions. The user is any string that names one in the application, best an ID that never
-// changes; empty means nobody, and makes the session one of nobody's.
+// see Manager.UserSessions. Who logs in again, for something sensitive, keeps the place among them. The user is any
+// string that names one in the application, best an ID that never changes; empty means nobody, and makes the
+// session one of nobody's.
 func (s *Session) SetUser(user string) {
 	now := time.Now().UnixMilli()
 	var lineage [16]byte
@@ -30,7 +32,10 @@ func (s *Session) SetUser(user string) {
 	defer s.mu.Unlock()
 	s.open()
 	s.change(change{kind: changeMeta, key: "user", meta: func(c *content) {
-		c.user, c.authenticated, c.created, c.lineage = []byte(user), now, now, lineage
+		if string(c.user) != user {
+			c.lineage = lineage
+		}
+		c.user, c.authenticated, c.created = []byte(user), now, now
 		if user == "" {
 			c.authenticated = 0
 		}
@@ -93,7 +98,7 @@ func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession,
 		if e.ending {
 			continue
 		}
-		id, rec, err := m.liveRecord(ctx, &e)
+		id, rec, _, err := m.liveRecord(ctx, &e)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +171,7 @@ func (m *Manager) endSessions(parent context.Context, user string, match func(*i
 	err := m.updateIndex(ctx, user, func(ix *index) error {
 		n = 0
 		for i := range ix.entries {
-			if e := &ix.entries[i]; !e.ending && match(e) {
+			if e := &ix.entries[i]; match(e) { // also one that another call was to end, and may not get to it
 				e.ending = true
 				n++
 			}
@@ -237,42 +242,44 @@ const maxLooks = 8
 
 // makeRoom drops dead entries, and sees to Options.MaxSessionsPerUser: the newcomer is in the index already.
 func (m *Manager) makeRoom(ctx context.Context, ix *index, newcomer lineage, refuse bool) error {
-	oldest := slices.Clone(ix.entries)
-	slices.SortStableFunc(oldest, func(a, b indexEntry) int { return cmp.Compare(a.created, b.created) })
-	count := 0
+	var others []indexEntry // that count
 	for _, e := range ix.entries {
-		if !e.ending {
-			count++
+		if e.lineage != newcomer && !e.ending {
+			others = append(others, e)
 		}
 	}
-	looks := 0
-	for _, e := range oldest {
-		tooMany := m.maxPerUser > 0 && count > m.maxPerUser
-		if e.lineage == newcomer || e.ending || !tooMany && looks >= maxLooks {
-			continue
-		}
-		looks++
-		id, _, err := m.liveRecord(ctx, &e)
+	tooMany := func() bool { return m.maxPerUser > 0 && 1+len(others) > m.maxPerUser }
+	// First the dead ones, or one that is alive would have to make room for them. Those that are looked at are
+	// drawn, so that none stays for good behind some that live long.
+	mathrand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	for i, looks := 0, 0; i < len(others) && (tooMany() || looks < maxLooks); looks++ {
+		dead, err := m.isDead(ctx, &others[i])
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(ix.entries, func(x indexEntry) bool { return x.lineage == e.lineage })
-		switch {
-		case id == (ID{}) && !m.mayComeAlive(&e):
-			ix.entries = slices.Delete(ix.entries, i, i+1)
-		case tooMany && refuse:
-			continue
-		case tooMany:
-			ix.entries[i].ending = true
-		default:
+		if !dead {
+			i++
 			continue
 		}
-		count--
+		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.lineage == others[i].lineage })
+		others = slices.Delete(others, i, i+1)
 	}
-	if m.maxPerUser > 0 && count > m.maxPerUser {
+	if tooMany() && refuse {
 		return ErrTooManySessions
 	}
+	slices.SortStableFunc(others, func(a, b indexEntry) int { return cmp.Compare(a.created, b.created) })
+	for tooMany() && len(others) > 0 {
+		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == others[0].lineage })
+		ix.entries[i].ending = true
+		others = others[1:]
+	}
 	return nil
+}
+
+// isDead reports whether none of the entry's IDs leads to a live session, nor may yet come to.
+func (m *Manager) isDead(ctx context.Context, e *indexEntry) (bool, error) {
+	id, _, ended, err := m.liveRecord(ctx, e)
+	return id == ID{} && (ended || !m.mayComeAlive(e)), err
 }
 
 // mayComeAlive reports whether one of the entry's IDs was announced so recently that it may come into use yet.
@@ -302,8 +309,9 @@ func (m *Manager) forgetRecord(ctx context.Context, l *link) {
 	}
 }
 
-// liveRecord returns the record that one of the entry's IDs leads to, and its ID, or the zero ID.
-func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (ID, Record, error) {
+// liveRecord returns the record that one of the entry's IDs leads to, and its ID, or the zero ID. In that case ended
+// reports whether there is a mark that the session has ended.
+func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (_ ID, _ Record, ended bool, _ error) {
 	for _, have := range slices.Backward(e.ids) {
 		id := have.id
 		for range maxHops {
@@ -312,19 +320,23 @@ func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (ID, Record, er
 				break
 			}
 			if err != nil {
-				return ID{}, Record{}, err
+				return ID{}, Record{}, false, err
 			}
 			d, err := m.decode(&link{id: id}, rec.Data)
-			if err != nil || d.kind == kindRetired {
+			if err != nil {
+				break
+			}
+			if d.kind == kindRetired {
+				ended = ended || !d.regenerated
 				break
 			}
 			if d.kind == kindLive {
-				return id, rec, nil
+				return id, rec, false, nil
 			}
 			id = d.successor
 		}
 	}
-	return ID{}, Record{}, nil
+	return ID{}, Record{}, ended, nil
 }
 
 // endEntry ends whatever the entry's IDs lead to, or may yet come to lead to.
@@ -464,7 +476,7 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 	}
 }
 
-// saveIndex stores the index. Its record outlives every session that it names.
+// saveIndex stores the index. Its record outlives every session that it names, and late writes to it.
 func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
 	now := time.Now()
 	write := newMark()
@@ -474,9 +486,9 @@ func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
 	var expires time.Time
 	switch {
 	case len(ix.entries) == 0:
-		expires = now.Add(m.rememberFor())
+		expires = now.Add(lateWrites)
 	case m.absoluteTimeout > 0:
-		expires = now.Add(m.absoluteTimeout)
+		expires = now.Add(max(m.absoluteTimeout, lateWrites))
 	}
 	rec := Record{Version: l.version, Expires: expires, cas: l.cas, Data: m.encodeIndex(l.id, ix)}
 	return m.put(ctx, l, rec, write)

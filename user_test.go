@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -231,6 +232,178 @@ func TestMaxSessionsPerUser(t *testing.T) {
 		wantStatus(t, third.visit(func(s *session.Session) { s.Set("k", 2) }), http.StatusOK)
 		wantStatus(t, third.visit(func(s *session.Session) { s.Regenerate() }), http.StatusOK)
 	})
+}
+
+// Who logs in again keeps the place among the user's sessions: it costs nobody a session, and ends none.
+func TestLoginAgain(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+				MaxSessionsPerUser: 2, RefuseNewSessions: refuse, SweepInterval: session.Never,
+			})
+			phone, laptop := v.clone().login(), v.clone().login()
+			before := userSessions(t, v.m)
+			time.Sleep(time.Minute)
+			phone.login()
+			if !phone.alive() || !laptop.alive() {
+				t.Errorf("after the phone's second login: phone %v, laptop %v", phone.alive(), laptop.alive())
+			}
+			after := userSessions(t, v.m)
+			if len(after) != 2 || after[0].Handle != before[0].Handle && after[0].Handle != before[1].Handle {
+				t.Errorf("the list was %+v and is %+v", before, after)
+			}
+			// As when a password is changed.
+			wantStatus(t, phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+				session.FromContext(r.Context()).SetUser("ann")
+				if n, err := v.m.EndOtherSessions(r.Context()); n != 1 || err != nil {
+					t.Errorf("ended %d others, %v", n, err)
+				}
+			}), http.StatusOK)
+			if !phone.alive() || laptop.alive() {
+				t.Errorf("after the others were ended: phone %v, laptop %v", phone.alive(), laptop.alive())
+			}
+		})
+	}
+}
+
+// The limit counts sessions that are alive. One that expired costs none of them its place.
+func TestMaxSessionsPerUserCountsTheLiving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{MaxSessionsPerUser: 2, SweepInterval: session.Never})
+		stays := v.clone().login()
+		time.Sleep(time.Second)
+		expires := v.clone().login()
+		for range 16 {
+			time.Sleep(time.Minute)
+			stays.visit(func(s *session.Session) { s.Set("k", 2) })
+		}
+		if expires.alive() {
+			t.Fatal("the second session has not expired")
+		}
+		third := v.clone().login()
+		if !stays.alive() || !third.alive() {
+			t.Errorf("the first is alive: %v; the third: %v", stays.alive(), third.alive())
+		}
+	})
+}
+
+// Two logins with one cookie at the same time: one succeeds, and the other leaves nothing behind that counts.
+func TestLoginTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			MaxSessionsPerUser: 2, RefuseNewSessions: true, SweepInterval: session.Never,
+		})
+		v.visit(func(s *session.Session) { s.Set("cart", 1) })
+		first, second := v.clone(), v.clone()
+		wantStatus(t, second.visit(func(s *session.Session) {
+			s.SetUser("ann")
+			first.login()
+		}), http.StatusConflict)
+		if list := userSessions(t, v.m); len(list) != 1 || !first.alive() {
+			t.Errorf("ann's sessions: %v; the first is alive: %v", list, first.alive())
+		}
+		elsewhere := v.clone()
+		elsewhere.cookie = nil
+		elsewhere.login()
+	})
+}
+
+// An end that a fault of the store interrupts is finished by the next call, which says so.
+func TestEndSessionAgain(t *testing.T) {
+	store := session.NewMemoryStore()
+	v := newVisitor(t, store, nil).login()
+	only := userSessions(t, v.m)[0]
+	interrupted := newManager(t, &lateFailing{store, 1}, &session.Options{Logger: quiet})
+	if err := interrupted.EndSession(t.Context(), "ann", only.Handle); err == nil || errors.Is(err, session.ErrNotFound) {
+		t.Errorf("EndSession at a store that fails: %v", err)
+	}
+	if !v.alive() {
+		t.Fatal("the session has ended, so the store did not fail where it should have")
+	}
+	if err := v.m.EndSession(t.Context(), "ann", only.Handle); err != nil || v.alive() {
+		t.Errorf("EndSession once more: %v; alive: %v", err, v.alive())
+	}
+	if err := v.m.EndSession(t.Context(), "ann", only.Handle); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("EndSession of what has ended: %v", err)
+	}
+}
+
+// A lateFailing store fails all saves but the first few.
+type lateFailing struct {
+	session.Store
+	saves int
+}
+
+func (f *lateFailing) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if f.saves--; f.saves < 0 {
+		return errors.New("the store is down")
+	}
+	return f.Store.Save(ctx, id, rec)
+}
+
+// Dead entries leave the index, even behind many sessions that live long.
+func TestIndexStaysSmall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, store, &session.Options{AbsoluteTimeout: session.Never, SweepInterval: session.Never})
+		for range 10 {
+			v.clone().visit(func(s *session.Session) { s.SetUser("ann"); s.SetIdleTimeout(session.Never) })
+		}
+		largest := func() (n int) {
+			for e := range store.List(t.Context()) {
+				n = max(n, len(e.Record.Data))
+			}
+			return n
+		}
+		small := largest()
+		for range 500 {
+			v.clone().login()
+			time.Sleep(time.Hour)
+		}
+		if n := largest(); n > 10*small {
+			t.Errorf("after 500 sessions that expired, the index of ten that live takes %d bytes, and %d before them", n, small)
+		}
+	})
+}
+
+// A write to the index that comes very late conflicts, though the index was empty and forgotten meanwhile.
+func TestLateIndexWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		opts := &session.Options{SweepInterval: session.Never, Logger: quiet}
+		v := newVisitor(t, store, opts)
+		v.clone().login().visit(func(s *session.Session) { s.Destroy() }) // version 2 of the index, which is empty
+		slow := &lateStore{Store: store, saves: 2, late: make(chan struct{})}
+		late := newVisitor(t, slow, opts)
+		var all sync.WaitGroup
+		all.Go(func() { late.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) }) })
+		synctest.Wait()
+		time.Sleep(5 * time.Minute)
+		first, second := v.clone().login(), v.clone().login()
+		close(slow.late)
+		all.Wait()
+		if _, err := v.m.EndUserSessions(t.Context(), "ann"); err != nil {
+			t.Fatal(err)
+		}
+		if first.alive() || second.alive() {
+			t.Error("sessions of ann's are alive after all were ended")
+		}
+	})
+}
+
+// A lateStore delays one of its saves until late is closed, whatever the caller's patience: as a network may.
+type lateStore struct {
+	session.Store
+	saves int // the one that is delayed, counted from 1
+	late  chan struct{}
+}
+
+func (s *lateStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if s.saves--; s.saves == 0 {
+		<-s.late
+		ctx = context.WithoutCancel(ctx)
+	}
+	return s.Store.Save(ctx, id, rec)
 }
 
 // A damaged index is replaced, and the sessions that it named come back to it with their renewal.
