@@ -198,6 +198,15 @@ func (s *MongoStore) Count(ctx context.Context) (int, error) {
 	return int(n), nil
 }
 
+// Drop removes the collection and all that is in it, for collections that were made for a test. That there is none is
+// no error.
+func (s *MongoStore) Drop(ctx context.Context) error {
+	if err := s.coll.Drop(ctx); err != nil {
+		return mongoError(ctx, "drop the collection", err)
+	}
+	return nil
+}
+
 // Close disconnects what Open connected. It does nothing to a store that NewMongoStore returned.
 func (s *MongoStore) Close() error {
 	if s.client == nil {

@@ -294,6 +294,15 @@ func (s *MySQLStore) Count(ctx context.Context) (int, error) {
 	return n, nil
 }
 
+// Drop removes the table and all that is in it, for tables that were made for a test. That there is none is no error.
+// All stores that use the table fail from then on.
+func (s *MySQLStore) Drop(ctx context.Context) error {
+	if _, err := s.db.ExecContext(ctx, "DROP TABLE IF EXISTS "+s.table); err != nil {
+		return sqlError(ctx, "mysql", "drop the table", err)
+	}
+	return nil
+}
+
 // Close frees the prepared statements, and closes the connections if Open made them. The store is of no use
 // afterwards.
 func (s *MySQLStore) Close() error {

@@ -238,6 +238,13 @@ func (s *PostgresStore) Count(ctx context.Context) (int, error) {
 	return n, nil
 }
 
+// Drop removes the table and all that is in it, for tables that were made for a test. That there is none is no error.
+// All stores that use the table fail from then on.
+func (s *PostgresStore) Drop(ctx context.Context) error {
+	_, err := s.exec(ctx, "drop the table", "DROP TABLE IF EXISTS "+s.table)
+	return err
+}
+
 // Close closes the connections if Open made them, after the calls in progress, and otherwise does nothing.
 func (s *PostgresStore) Close() error {
 	if s.pool != nil {

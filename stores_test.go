@@ -1,7 +1,9 @@
 package session_test
 
 import (
+	"context"
 	"crypto/rand"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -83,4 +85,37 @@ func TestStores(t *testing.T) {
 // Whole sessions keep their promises on every store.
 func TestSessions(t *testing.T) {
 	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.RunSessions(t, newStore) })
+}
+
+// Drop leaves nothing behind, and does nothing where nothing is.
+func TestDrop(t *testing.T) {
+	for name, server := range map[string]struct {
+		url       func(testing.TB) *servertest.Server
+		parameter string
+	}{
+		"mysql":    {servertest.MariaDB, "table"},
+		"postgres": {servertest.PostgreSQL, "table"},
+		"mongodb":  {servertest.MongoDB, "collection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := openServer(t, server.url(t), server.parameter)
+			if err := store.Save(t.Context(), session.ID{1}, session.Record{Data: []byte("x")}); err != nil {
+				t.Fatal(err)
+			}
+			dropper := store.(interface{ Drop(context.Context) error })
+			for range 2 {
+				if err := dropper.Drop(t.Context()); err != nil {
+					t.Errorf("Drop: %v", err)
+				}
+			}
+			if _, err := store.Load(t.Context(), session.ID{1}); err == nil {
+				t.Error("the record is still there")
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := dropper.Drop(ctx); !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "session: ") {
+				t.Errorf("with an ended context: %v", err)
+			}
+		})
+	}
 }
