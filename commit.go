@@ -79,7 +79,11 @@ func (s *Session) begin() {
 func (s *Session) reload(parent context.Context) error {
 	ctx := newStoreContext(parent, s.m.storeTimeout)
 	defer ctx.cancel()
+	id, version := s.link.id, s.link.version
 	found, err := s.follow(ctx)
+	if err == nil && s.held != nil && (s.link.id != id || s.link.version != version) {
+		err = s.held.check(ctx, true) // it may have been the next holder
+	}
 	if err != nil {
 		return err
 	}
@@ -246,6 +250,12 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		s.m.queues.leave(place, handOver)
 	}()
 	defer s.dropNext(ctx)
+	if s.held != nil {
+		// The lease may have run out in the queue, and what is handed over may hold what the next holder saved.
+		if err := s.held.check(ctx, handed.saved.Version > s.link.version); err != nil {
+			return err
+		}
+	}
 	if rec := handed.saved; rec.Version > s.link.version {
 		// Another request of this process was just here, and left what it saved.
 		if d, err := s.m.decode(&s.link, rec.Data); err == nil {

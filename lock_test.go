@@ -252,6 +252,103 @@ func TestLostLock(t *testing.T) {
 	})
 }
 
+// A holder whose lease runs out while it waits for its turn to commit is told as well: the record that another request
+// of its process hands over may hold what the next holder saved.
+func TestLockLostInTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &lateStore{Store: session.NewMemoryStore(), late: make(chan struct{})}
+		frozen := &lockFreezer{Store: store}
+		opts := &session.Options{LockLease: 2 * time.Second, SweepInterval: session.Never, Logger: quiet}
+		v := newVisitor(t, frozen, opts)
+		n := session.Key[int]("n")
+		v.visit(func(s *session.Session) { n.Set(s, 1) })
+		v.visit(func(s *session.Session) { frozen.session = s.ID() })
+		elsewhere := v.clone()
+		elsewhere.m = newManager(t, store.Store, opts)
+		add := func(s *session.Session, more int) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			got, _ := n.Get(s)
+			n.Set(s, got+more)
+		}
+		var all sync.WaitGroup
+		wantStatus(t, v.clone().visit(func(s *session.Session) {
+			add(s, 1)
+			frozen.on = true // the lease is not prolonged any more
+			store.saves = 1
+			all.Go(func() {
+				wantStatus(t, v.clone().visit(func(s *session.Session) { s.Set("other", true) }), http.StatusOK)
+			})
+			synctest.Wait() // the other request is at the store
+			all.Go(func() {
+				time.Sleep(time.Second)
+				wantStatus(t, elsewhere.visit(func(s *session.Session) { add(s, 10) }), http.StatusOK)
+				close(store.late)
+			})
+		}), http.StatusConflict)
+		all.Wait()
+		v.visit(func(s *session.Session) {
+			if got, _ := n.Get(s); got != 11 || !s.Has("other") {
+				t.Errorf("the number is %d, want 11; the other request's change is there: %v", got, s.Has("other"))
+			}
+		})
+	})
+}
+
+// Reload does not make up for a lost lock: what it would find is the next holder's.
+func TestReloadWithoutTheLock(t *testing.T) {
+	store := session.NewMemoryStore()
+	v := newVisitor(t, store, &session.Options{Logger: quiet})
+	elsewhere := v.clone()
+	elsewhere.m = newManager(t, store, nil)
+	n := session.Key[int]("n")
+	v.visit(func(s *session.Session) { n.Set(s, 1) })
+	elsewhere.cookie = v.cookie
+	wantStatus(t, v.clone().visit(func(s *session.Session) {
+		if err := s.Lock(t.Context()); err != nil {
+			t.Error(err)
+		}
+		for e := range store.List(t.Context()) {
+			if e.ID != s.ID() { // the lock, as a store loses it that is short of memory
+				store.Delete(t.Context(), e.ID)
+			}
+		}
+		elsewhere.visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			n.Set(s, 2)
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := s.Reload(t.Context()); !errors.Is(err, session.ErrLockLost) {
+			t.Errorf("Reload: %v", err)
+		}
+		n.Set(s, 3)
+	}), http.StatusConflict)
+	v.visit(func(s *session.Session) {
+		if got, _ := n.Get(s); got != 2 {
+			t.Errorf("the number is %d, want 2", got)
+		}
+	})
+}
+
+// A lockFreezer saves only the session while it is on.
+type lockFreezer struct {
+	session.Store
+	session session.ID
+	on      bool
+}
+
+func (f *lockFreezer) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if f.on && id != f.session {
+		return errors.New("frozen")
+	}
+	return f.Store.Save(ctx, id, rec)
+}
+
 // A frozenStore fails while it is frozen.
 type frozenStore struct {
 	*session.MemoryStore
