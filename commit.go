@@ -407,6 +407,9 @@ func (m *Manager) lastUsed(c *content, expires time.Time) time.Time {
 	if limit := m.absoluteLimit(c); !limit.IsZero() && !expires.Before(limit) {
 		return used
 	}
+	if !expires.After(m.sealedUntil(c)) {
+		return used
+	}
 	if at := expires.Add(-idle); at.After(used) {
 		return at
 	}
@@ -448,10 +451,23 @@ func (m *Manager) expiry(c *content, now time.Time) time.Time {
 		return limit
 	}
 	expires := time.UnixMilli(now.Add(idle).UnixMilli())
+	if sealed := m.sealedUntil(c); expires.Before(sealed) {
+		expires = sealed
+	}
 	if !limit.IsZero() && limit.Before(expires) {
 		return limit
 	}
 	return expires
+}
+
+// sealedUntil returns until when there may be a sealed record that leads to the session, if that is longer than an
+// idle timeout of its own, else the zero time. The session must not expire before that record: who then followed
+// it would find nothing, take that for a renewal that came to a halt, and bring the session back.
+func (m *Manager) sealedUntil(c *content) time.Time {
+	if c.idle <= 0 || m.idle(c) >= m.renewGrace || m.renewEvery <= 0 || c.issued-c.created < m.renewEvery.Milliseconds() {
+		return time.Time{} // never renewed, or no concern
+	}
+	return time.UnixMilli(c.issued).Add(m.renewGrace)
 }
 
 // touchInterval returns how old the last recorded use has to be for a new one to be recorded.

@@ -346,6 +346,34 @@ func TestRenewalConverges(t *testing.T) {
 	}
 }
 
+// A session that expired does not come back by the cookie that was renewed shortly before: an idle timeout of its
+// own, shorter than the grace period, begins to count when that is over.
+func TestShortIdleTimeoutAfterRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		old := v.clone()
+		time.Sleep(4 * time.Minute)
+		renewedAt := time.Now()
+		v.visit(func(s *session.Session) { s.Has("k") })
+		time.Sleep(5 * time.Second)
+		v.visit(func(s *session.Session) { s.SetIdleTimeout(time.Second) })
+		v.visit(func(s *session.Session) {
+			if !s.Expires().Equal(renewedAt.Add(30*time.Second)) || !s.LastUsed().Equal(renewedAt.Add(5*time.Second)) {
+				t.Errorf("expires %v, last used %v after the renewal", s.Expires().Sub(renewedAt), s.LastUsed().Sub(renewedAt))
+			}
+		})
+		time.Sleep(25*time.Second - time.Millisecond)
+		if !v.alive() {
+			t.Error("it expired within the grace period")
+		}
+		time.Sleep(time.Second + time.Millisecond)
+		if v.alive() || old.alive() {
+			t.Errorf("it is alive by its cookie: %v; by the one before: %v", v.alive(), old.alive())
+		}
+	})
+}
+
 // Late in a response, what needs no cookie still works.
 func TestLongLivedHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -485,7 +485,8 @@ func (s *Session) SetPersistent(on bool) {
 }
 
 // SetIdleTimeout gives this session an idle timeout of its own: Never switches it off, 0 goes back to
-// Options.IdleTimeout. The absolute timeout stays in force. Other negative durations are an error.
+// Options.IdleTimeout. The absolute timeout stays in force. One that is shorter than Options.RenewGrace begins to
+// count when the grace period of the last renewal is over. Other negative durations are an error.
 func (s *Session) SetIdleTimeout(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
