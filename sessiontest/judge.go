@@ -13,7 +13,7 @@ import (
 // judge returns what is wrong with the replies of a round, and with the sessions that its cookies lead to.
 func (r *round) judge(look func(cookie string) (view, error)) error {
 	for _, p := range r.players {
-		if p.dead {
+		if p.Died() {
 			continue
 		}
 		if err := r.judgeReply(p); err != nil {
@@ -27,7 +27,7 @@ func (r *round) judge(look func(cookie string) (view, error)) error {
 		if p != nil {
 			cookie = p.reply.cookie
 		}
-		if cookie == "" || p != nil && p.dead {
+		if cookie == "" || p != nil && p.Died() {
 			continue
 		}
 		v, err := look(cookie)
@@ -60,7 +60,7 @@ func (r *round) judgeReply(p *player) error {
 	case http.StatusConflict:
 		wrong = touched || p.act == reads || !rivals
 	case http.StatusServiceUnavailable:
-		wrong = touched || !p.faulted
+		wrong = touched || !p.Faulted()
 	default:
 		wrong = true
 	}
@@ -71,7 +71,7 @@ func (r *round) judgeReply(p *player) error {
 		return fmt.Errorf("%v found nothing in the session, and nobody has ended it", p)
 	}
 	for _, q := range r.players {
-		if touched && q != p && q.ends() && q.reply.status == http.StatusOK && 0 < q.saved && q.saved < p.began {
+		if touched && q != p && q.ends() && q.reply.status == http.StatusOK && q.SavedBefore(p.Actor) {
 			return fmt.Errorf("%v got the answer %v, after %v had ended the session", p, p.reply, q)
 		}
 	}
@@ -139,7 +139,7 @@ func (r *round) judgeContent(v view) error {
 func (p *player) ends() bool { return p.act == regenerates || p.act == destroys }
 
 // unknown reports whether a client cannot know what became of its request.
-func (p *player) unknown() bool { return p.dead || p.reply.status == http.StatusServiceUnavailable }
+func (p *player) unknown() bool { return p.Died() || p.reply.status == http.StatusServiceUnavailable }
 
 func (p *player) String() string {
 	if p == nil {
@@ -151,16 +151,11 @@ func (p *player) String() string {
 // String tells the story of the round.
 func (r *round) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\tthe round with seed %d:", r.seed)
-	for _, c := range r.trace {
-		fmt.Fprintf(&b, "\n\t%v", c)
-	}
+	b.WriteString(r.Round.String())
 	for _, p := range r.players {
-		if p.dead {
-			fmt.Fprintf(&b, "\n\t%v died", p)
-			continue
+		if !p.Died() {
+			fmt.Fprintf(&b, "\n\t%v got the answer %v", p, p.reply)
 		}
-		fmt.Fprintf(&b, "\n\t%v got the answer %v", p, p.reply)
 	}
 	return b.String()
 }

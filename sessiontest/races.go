@@ -88,7 +88,7 @@ func (r sessionRule) run(ctx context.Context, store session.Store) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("sessiontest: ended during rule %s: %w", r.name, ctx.Err())
 	}
-	if storeErr := s.stage.failure(); storeErr != nil {
+	if storeErr := s.store.Err(); storeErr != nil {
 		err = fmt.Errorf("%w\n\tthe store's first error: %w", err, storeErr)
 	}
 	return fmt.Errorf("sessiontest: rule %s: %w\n\tthe promise: %s", r.name, err, r.says)
@@ -379,7 +379,7 @@ func (s *site) startsAnew(ctx context.Context, m *session.Manager, cookie string
 	if err := v.holds(0); err != nil {
 		return err
 	}
-	if _, err := s.stage.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+	if _, err := s.store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
 		return fmt.Errorf("Load of the client's ID %v: want session.ErrNotFound, got %v", id, err)
 	}
 	return nil

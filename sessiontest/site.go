@@ -12,17 +12,18 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/interleave"
 )
 
 // A site is an application whose sessions are in one store. Its managers share nothing but the store and the
 // secret, as the processes of an application do.
 type site struct {
-	stage  *stage
+	store  *interleave.Store
 	secret []byte
 }
 
 func newSite(store session.Store) *site {
-	s := &site{stage: &stage{Store: store}, secret: make([]byte, 32)}
+	s := &site{store: &interleave.Store{Store: store}, secret: make([]byte, 32)}
 	rand.Read(s.secret)
 	return s
 }
@@ -41,7 +42,7 @@ func (s *site) options() session.Options {
 
 // manager returns a manager that needs no Close: it does nothing in the background.
 func (s *site) manager(opts session.Options) (*session.Manager, error) {
-	return session.New(s.stage, s.secret, &opts)
+	return session.New(s.store, s.secret, &opts)
 }
 
 // begin returns a manager, and the cookie of a session with the planted value in it.

@@ -1,4 +1,4 @@
-package sessiontest
+package interleave
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"example.com/session"
 )
 
-// A stage is a store whose calls wait for the turn of the player that makes them. Others' calls go through.
-type stage struct {
+// A Store is a store at which actors take turns. Calls that no actor makes go through.
+type Store struct {
 	session.Store
 
 	mu  sync.Mutex
@@ -18,7 +18,7 @@ type stage struct {
 }
 
 // Load implements session.Store.
-func (s *stage) Load(ctx context.Context, id session.ID) (rec session.Record, err error) {
+func (s *Store) Load(ctx context.Context, id session.ID) (rec session.Record, err error) {
 	err = s.call(ctx, call{op: "load", id: id}, func() (err error) {
 		rec, err = s.Store.Load(ctx, id)
 		return err
@@ -30,14 +30,14 @@ func (s *stage) Load(ctx context.Context, id session.ID) (rec session.Record, er
 }
 
 // Save implements session.Store.
-func (s *stage) Save(ctx context.Context, id session.ID, rec session.Record) error {
+func (s *Store) Save(ctx context.Context, id session.ID, rec session.Record) error {
 	return s.call(ctx, call{op: "save", id: id, version: rec.Version}, func() error {
 		return s.Store.Save(ctx, id, rec)
 	})
 }
 
 // Touch implements session.Toucher.
-func (s *stage) Touch(ctx context.Context, id session.ID, rec session.Record) error {
+func (s *Store) Touch(ctx context.Context, id session.ID, rec session.Record) error {
 	toucher, ok := s.Store.(session.Toucher)
 	if !ok {
 		return errors.ErrUnsupported
@@ -48,27 +48,33 @@ func (s *stage) Touch(ctx context.Context, id session.ID, rec session.Record) er
 }
 
 // Delete implements session.Store.
-func (s *stage) Delete(ctx context.Context, id session.ID) error {
+func (s *Store) Delete(ctx context.Context, id session.ID) error {
 	return s.call(ctx, call{op: "delete", id: id}, func() error {
 		return s.Store.Delete(ctx, id)
 	})
 }
 
+// Err returns the first error of the store underneath that its contract has no name for.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 // call makes a call to the store with f.
-func (s *stage) call(ctx context.Context, c call, f func() error) error {
+func (s *Store) call(ctx context.Context, c call, f func() error) error {
 	noted := func() error {
 		err := f()
 		s.note(err)
 		return err
 	}
-	if p, ok := ctx.Value(playerKey{}).(*player); ok {
-		return p.call(c, noted)
+	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
+		return a.call(c, noted)
 	}
 	return noted()
 }
 
-// note keeps the store's first error that its contract has no name for.
-func (s *stage) note(err error) {
+func (s *Store) note(err error) {
 	if err == nil || errors.Is(err, session.ErrNotFound) || errors.Is(err, session.ErrConflict) ||
 		errors.Is(err, errors.ErrUnsupported) {
 		return
@@ -80,18 +86,12 @@ func (s *stage) note(err error) {
 	}
 }
 
-func (s *stage) failure() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
-}
-
-// A playerKey is the context key of the *player on whose behalf the store is called.
-type playerKey struct{}
+// An actorKey is the context key of the *Actor on whose behalf the store is called.
+type actorKey struct{}
 
 // A call is one to the store, with what came of it.
 type call struct {
-	player  *player
+	actor   string
 	op      string
 	id      session.ID
 	version uint64 // that the caller saw
@@ -100,7 +100,7 @@ type call struct {
 }
 
 func (c call) String() string {
-	text := fmt.Sprintf("%v: %s %.8v…", c.player, c.op, c.id)
+	text := fmt.Sprintf("%s: %s %.8v…", c.actor, c.op, c.id)
 	if c.op == "save" || c.op == "touch" {
 		text += fmt.Sprintf(" version %d", c.version)
 	}
