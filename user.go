@@ -183,8 +183,9 @@ func (m *Manager) endSessions(parent context.Context, user string, match func(*i
 
 // An index is what the record of a user holds.
 type index struct {
-	writes  []byte
-	entries []indexEntry
+	writes    []byte
+	encrypted bool // its record was
+	entries   []indexEntry
 }
 
 // An indexEntry is one of a user's sessions.
@@ -489,6 +490,9 @@ func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
 		expires = now.Add(lateWrites)
 	case m.absoluteTimeout > 0:
 		expires = now.Add(max(m.absoluteTimeout, lateWrites))
+		if l.version > 0 && (l.expires.IsZero() || l.expires.After(expires)) {
+			expires = l.expires // of a manager whose sessions live longer
+		}
 	}
 	rec := Record{Version: l.version, Expires: expires, cas: l.cas, Data: m.encodeIndex(l.id, ix)}
 	return m.put(ctx, l, rec, write)
@@ -497,7 +501,7 @@ func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
 func (m *Manager) encodeIndex(id ID, ix *index) []byte {
 	payload := ix.encode()
 	b := appendWrites(newData(kindIndex, 1+len(ix.writes)+len(payload)+encryptionOverhead), ix.writes)
-	if m.encrypt {
+	if m.encrypt || ix.encrypted {
 		b[checksumSize] = formatEncrypted
 		b = m.indexCiphers[0].Seal(b, nil, payload, additionalData(id, b))
 	} else {
@@ -520,7 +524,7 @@ func (m *Manager) decodeIndex(id ID, data []byte) (index, error) {
 			}
 		}
 	}
-	ix := index{writes: d.content.writes}
+	ix := index{writes: d.content.writes, encrypted: data[checksumSize] == formatEncrypted}
 	if err != nil || !ix.decode(payload) {
 		return index{}, errDamaged
 	}
