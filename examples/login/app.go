@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"example.com/session"
@@ -157,6 +158,15 @@ func (a *app) devices(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	slices.SortStableFunc(list, func(x, y session.UserSession) int {
+		switch { // this one first, the rest as they are
+		case x.Current:
+			return -1
+		case y.Current:
+			return 1
+		}
+		return 0
+	})
 	a.render(w, r, http.StatusOK, "devices", list)
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -15,12 +17,16 @@ import (
 // site runs a test of the application, without a network and with a clock that moves when all wait for it.
 func site(t *testing.T, test func(t *testing.T, newBrowser func() *browser)) {
 	t.Helper()
+	siteOn(t, session.NewMemoryStore(), test)
+}
+
+func siteOn(t *testing.T, store session.Store, test func(t *testing.T, newBrowser func() *browser)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		people := newAccounts(1) // the hash has a test of its own
 		if err := people.setPassword("ann", password); err != nil {
 			t.Fatal(err)
 		}
-		store := session.NewMemoryStore()
 		a, err := newApp(store, []byte(strings.Repeat("s", 32)), people, true, 0, 5*time.Minute)
 		if err != nil {
 			t.Fatal(err)
@@ -154,6 +160,48 @@ func TestStartOver(t *testing.T) {
 		b.post("/start-over")
 		b.wants(http.StatusOK, "/")
 	})
+}
+
+// A store that is down logs nobody out, and is not taken for a wrong password.
+func TestStoreDown(t *testing.T) {
+	store := &breakable{Store: session.NewMemoryStore()}
+	siteOn(t, store, func(t *testing.T, newBrowser func() *browser) {
+		b, stranger := newBrowser(), newBrowser()
+		b.login()
+		stranger.get("/login")
+		store.down = true
+		for _, path := range []string{"/", "/devices", "/password", "/login"} {
+			b.get(path)
+			b.wants(http.StatusServiceUnavailable, path, "If you were logged in, you still are")
+		}
+		stranger.post("/login", "user", "ann", "password", password, session.FormTokenField, stranger.token())
+		stranger.wants(http.StatusServiceUnavailable, "/login", "Please try again")
+		store.down = false
+		b.get("/")
+		b.wants(http.StatusOK, "/", "Hello, ann")
+	})
+}
+
+// A breakable is a store that can be down.
+type breakable struct {
+	session.Store
+	down bool
+}
+
+var errDown = errors.New("the store is down")
+
+func (s *breakable) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	if s.down {
+		return session.Record{}, errDown
+	}
+	return s.Store.Load(ctx, id)
+}
+
+func (s *breakable) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if s.down {
+		return errDown
+	}
+	return s.Store.Save(ctx, id, rec)
 }
 
 func TestPassword(t *testing.T) {
