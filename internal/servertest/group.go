@@ -52,6 +52,8 @@ func find(kind Kind, durable bool) (*software, error) {
 	switch kind {
 	case KindRedis:
 		return findRedis(durable)
+	case KindRedisTLS:
+		return findRedisTLS(durable)
 	case KindRedisCluster:
 		return findRedisCluster(durable)
 	case KindMemcached:

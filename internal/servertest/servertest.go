@@ -1,16 +1,17 @@
-// Package servertest runs real servers for tests: Redis, a Redis Cluster, Memcached, MySQL, MariaDB, PostgreSQL
-// and MongoDB. They listen on the loopback interface at free ports, keep their files in a temporary directory, and
-// end with the test binary, however that ends.
+// Package servertest runs real servers for tests: Redis, with and without TLS, a Redis Cluster, Memcached, MySQL,
+// MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their files in a
+// temporary directory, and end with the test binary, however that ends.
 //
-// [Redis], [RedisCluster], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB] return a server that all
-// tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their own.
-// [Start] returns a server of the test's own, which can be paused, killed and restarted.
+// [Redis], [RedisTLS], [RedisCluster], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB] return a server
+// that all tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their
+// own. [Start] returns a server of the test's own, which can be paused, killed and restarted.
 //
 // Environment variables:
 //
-//   - SESSION_TEST_REDIS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_MEMCACHED, SESSION_TEST_MYSQL,
-//     SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and SESSION_TEST_MONGODB each hold the URL of a server to share
-//     instead of one that this package would start. The tests may write to it as they like. Start ignores them.
+//   - SESSION_TEST_REDIS, SESSION_TEST_REDISS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_MEMCACHED,
+//     SESSION_TEST_MYSQL, SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and SESSION_TEST_MONGODB each hold the URL of
+//     a server to share instead of one that this package would start. The tests may write to it as they like. Start
+//     ignores them.
 //   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed.
 //   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
 //     megabytes for each version of a server, are made once and stay.
@@ -50,6 +51,7 @@ type Kind string
 // The kinds of servers.
 const (
 	KindRedis        Kind = "redis"
+	KindRedisTLS     Kind = "rediss"        // by TLS only, with a certificate that is signed by itself
 	KindRedisCluster Kind = "redis-cluster" // three masters without replicas
 	KindMemcached    Kind = "memcached"
 	KindMySQL        Kind = "mysql"
@@ -61,6 +63,10 @@ const (
 // Redis returns the shared Redis server, which keeps nothing on disk.
 // It skips the test if none is installed, or fails it if SESSION_TEST_REQUIRE is 1.
 func Redis(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedis) }
+
+// RedisTLS returns the shared Redis server that speaks TLS. Its URL says that its certificate is not to be verified:
+// rediss://127.0.0.1:PORT/0?skip_verify=true. It skips or fails the test as Redis does.
+func RedisTLS(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisTLS) }
 
 // RedisCluster returns the shared Redis Cluster of three masters. Its URL names them all:
 // redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as Redis does.

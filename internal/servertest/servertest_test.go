@@ -2,6 +2,7 @@ package servertest
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +16,12 @@ import (
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
 var kinds = []Kind{
-	KindRedis, KindRedisCluster, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL, KindMongoDB,
+	KindRedis, KindRedisTLS, KindRedisCluster, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL, KindMongoDB,
 }
 
 func TestShared(t *testing.T) {
 	shared := map[Kind]func(testing.TB) *Server{
-		KindRedis: Redis, KindRedisCluster: RedisCluster, KindMemcached: Memcached,
+		KindRedis: Redis, KindRedisTLS: RedisTLS, KindRedisCluster: RedisCluster, KindMemcached: Memcached,
 		KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
 	}
 	for _, kind := range kinds {
@@ -287,6 +288,9 @@ func put(kind Kind, addrs []string, key string) error {
 	_, err := do(addrs, func(conn net.Conn) (bool, error) {
 		var err error
 		switch kind {
+		case KindRedisTLS:
+			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+			fallthrough
 		case KindRedis, KindRedisCluster:
 			_, err = redisDo(conn, "SET", key, "1")
 		case KindMemcached:
@@ -310,6 +314,9 @@ func get(kind Kind, addrs []string, key string) (bool, error) {
 		var text string
 		var err error
 		switch kind {
+		case KindRedisTLS:
+			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+			fallthrough
 		case KindRedis, KindRedisCluster:
 			text, err = redisDo(conn, "GET", key)
 			if errors.Is(err, os.ErrNotExist) {
