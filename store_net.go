@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -74,6 +76,12 @@ func untilDone[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	case <-ctx.Done():
 		return *new(T), ctx.Err()
 	}
+}
+
+// brokenConn reports whether err says that a connection had ended, or ended before the whole reply was there.
+func brokenConn(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // overdue adds the error of ctx to err if ctx is done: a client reports a deadline as a time-out of its own, and

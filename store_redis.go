@@ -55,8 +55,9 @@ type RedisOptions struct {
 // costs a goroutine, because it could not return in time otherwise. A call whose context has a deadline and is
 // cancelled earlier may return as late as that deadline.
 //
-// The client repeats a command whose reply was lost (MaxRetries). A Save that had taken effect all the same
-// then returns ErrConflict. A client that reads from replicas or caches replies can delay what Load sees.
+// The client repeats a command whose reply was lost (MaxRetries), and so does the store where the connection has
+// ended. A Save that had taken effect all the same then returns ErrConflict. A client that reads from replicas or
+// caches replies can delay what Load sees.
 func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore {
 	if opts == nil {
 		opts = &RedisOptions{}
@@ -486,12 +487,37 @@ func (s *RedisStore) nodes(ctx context.Context) ([]redis.Cmdable, error) {
 	return []redis.Cmdable{s.client}, nil
 }
 
-// redisCall calls f and returns when ctx is done, if f would not.
+// redisCall calls f, again where a connection broke, and returns when ctx is done, if f would not.
+//
+// The client finds out by itself which idle connections have ended, unless they are of TLS: any number of them
+// may be of no use then, and each call uses up at least one.
 func redisCall[T any](ctx context.Context, s *RedisStore, f func() (T, error)) (T, error) {
-	if _, ok := ctx.Deadline(); (ok && s.prompt) || ctx.Done() == nil {
-		return f()
+	again := func() (T, error) {
+		value, err := f()
+		if brokenConn(err) {
+			for left := s.idle(); left >= 0 && brokenConn(err) && ctx.Err() == nil; left-- {
+				value, err = f()
+			}
+		}
+		return value, err
 	}
-	return untilDone(ctx, f)
+	if _, ok := ctx.Deadline(); (ok && s.prompt) || ctx.Done() == nil {
+		return again()
+	}
+	return untilDone(ctx, again)
+}
+
+// idle returns how many idle connections to one server the client has, at most.
+func (s *RedisStore) idle() int {
+	switch c := s.client.(type) {
+	case *redis.Client:
+		return int(c.PoolStats().IdleConns)
+	case *redis.ClusterClient:
+		return c.Options().PoolSize // PoolStats may ask the Cluster for its nodes, and wait
+	case *redis.Ring:
+		return int(c.PoolStats().IdleConns)
+	}
+	return 0
 }
 
 func redisError(ctx context.Context, op string, err error) error {

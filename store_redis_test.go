@@ -457,6 +457,42 @@ func TestRedisOpensClusterAndCloses(t *testing.T) {
 	}
 }
 
+// Connections of TLS that were open before a restart are of no use, and the client does not notice; no call is to
+// fail for that.
+func TestRedisTLSRestart(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindRedisTLS)
+	opts, err := redis.ParseURL(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.PoolSize, opts.MinIdleConns, opts.MaxRetries = 20, 20, -1
+	client := redis.NewClient(opts)
+	t.Cleanup(func() { client.Close() })
+	store := session.NewRedisStore(client, nil)
+	id := session.ID{1}
+	if err := store.Save(ctx, id, session.Record{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		call func() error
+	}{
+		{"Load", func() error { _, err := store.Load(ctx, id); return err }},
+		{"Save", func() error { return store.Save(ctx, id, session.Record{Version: 1}) }},
+		{"Touch", func() error { return session.Touch(ctx, store, id, session.Record{Version: 2}) }},
+		{"Delete", func() error { return store.Delete(ctx, id) }},
+	} {
+		for client.PoolStats().IdleConns < 20 {
+			client.Ping(ctx) // after which the client connects by itself, more often than it has to
+		}
+		server.Restart(false)
+		if err := test.call(); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
 // A server that does not answer holds nobody longer than the context says, whatever the client's own time-outs.
 func TestRedisPaused(t *testing.T) {
 	server := servertest.Start(t, servertest.KindRedis)
