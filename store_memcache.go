@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"math"
 	"net"
 	"net/url"
 	"strings"
-	"syscall"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -32,7 +32,8 @@ import (
 type MemcacheStore struct {
 	client *memcache.Client
 	prefix string
-	opened bool // the client is ours to close
+	dialed *memcacheDialer // what makes the connections if the client is ours to close, or nil
+	closed atomic.Bool
 }
 
 // MemcacheOptions are the options of NewMemcacheStore. The zero value, and nil, mean the defaults.
@@ -109,9 +110,10 @@ func (s *MemcacheStore) Delete(ctx context.Context, id ID) error {
 
 // Close closes what Open opened. It does nothing to a store that NewMemcacheStore returned.
 func (s *MemcacheStore) Close() error {
-	if !s.opened {
+	if s.dialed == nil {
 		return nil
 	}
+	s.closed.Store(true)
 	if err := s.client.Close(); err != nil {
 		return fmt.Errorf("session: memcached: close: %w", err)
 	}
@@ -242,20 +244,23 @@ func (s *MemcacheStore) write(ctx context.Context, f func(*memcache.Item) error,
 }
 
 // call calls f, again where a connection broke, and returns when ctx is done, if f would not. The client does
-// not notice that a server has closed idle connections, after a restart for example. To repeat a write that had
-// taken effect makes it a conflict.
+// not notice that a server has closed idle connections, after a restart for example: as many may be of no use as
+// it holds. To repeat a write that had taken effect makes it a conflict.
 func (s *MemcacheStore) call(ctx context.Context, f func() (*memcache.Item, error)) (*memcache.Item, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	again := func() (*memcache.Item, error) {
-		for range max(s.client.MaxIdleConns, memcache.DefaultMaxIdleConns) {
-			item, err := f()
-			if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
-				return item, err
+		item, err := f()
+		if brokenConn(err) {
+			for left := s.connections(); left >= 0 && brokenConn(err) && ctx.Err() == nil; left-- {
+				item, err = f()
 			}
 		}
-		return f()
+		if s.closed.Load() {
+			s.client.Close() // it takes connections back after Close
+		}
+		return item, err
 	}
 	// Connecting, sending, and two reads are timed each by itself.
 	longest := 4 * cmp.Or(s.client.Timeout, memcache.DefaultTimeout)
@@ -263,6 +268,39 @@ func (s *MemcacheStore) call(ctx context.Context, f func() (*memcache.Item, erro
 		return again()
 	}
 	return untilDone(ctx, again)
+}
+
+// connections returns how many connections the client can hold that are of no use any more.
+func (s *MemcacheStore) connections() int {
+	if s.dialed != nil {
+		return int(s.dialed.open.Load())
+	}
+	return max(s.client.MaxIdleConns, memcache.DefaultMaxIdleConns)
+}
+
+// A memcacheDialer counts the connections that it made and that are not closed.
+type memcacheDialer struct {
+	net.Dialer
+	open atomic.Int64
+}
+
+func (d *memcacheDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.open.Add(1)
+	return &memcacheConn{Conn: conn, closed: sync.OnceFunc(func() { d.open.Add(-1) })}, nil
+}
+
+type memcacheConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *memcacheConn) Close() error {
+	c.closed()
+	return c.Conn.Close()
 }
 
 func memcacheError(ctx context.Context, op string, err error) error {
@@ -278,8 +316,8 @@ func memcacheError(ctx context.Context, op string, err error) error {
 //	memcached:///path/to/socket
 //
 // Host and port default to 127.0.0.1 and 11211. The parameter prefix is that of MemcacheOptions; timeout, such as
-// 200ms, is the Timeout of memcache.Client, by default 2 seconds. Host names are resolved whenever a connection is made. All servers
-// have to answer.
+// 200ms, is the Timeout of memcache.Client, by default 2 seconds. Host names are resolved whenever a connection is
+// made. All servers have to answer.
 func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 	servers, params, err := parseMemcacheURL(rawURL)
 	if err != nil {
@@ -294,7 +332,8 @@ func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 		}
 	}
 	s := NewMemcacheStore(client, &MemcacheOptions{Prefix: params.Get("prefix")})
-	s.opened = true
+	s.dialed = new(memcacheDialer)
+	client.DialContext = s.dialed.dial
 	// Looking for a record checks the prefix as well.
 	_, err = s.call(ctx, func() (*memcache.Item, error) { return nil, client.Ping() })
 	if err == nil {

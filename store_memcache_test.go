@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/session"
@@ -280,6 +282,81 @@ func TestMemcacheRestart(t *testing.T) {
 	server.Kill()
 	_, err := store.Load(ctx, session.ID{1})
 	checkFault(t, "Load", err, "refused")
+}
+
+// A call that its context has ended tries no more connections.
+func TestMemcacheEndedCallDoesNotConnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var servers []net.Conn
+		client := memcache.New("127.0.0.1:1")
+		client.Timeout = time.Hour
+		client.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			conn, server := net.Pipe()
+			servers = append(servers, server)
+			go io.Copy(io.Discard, server)
+			return conn, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := session.NewMemcacheStore(client, nil).Load(ctx, session.ID{})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Load: %v, want context.DeadlineExceeded", err)
+		}
+		servers[0].Close()
+		synctest.Wait()
+		if len(servers) != 1 {
+			t.Errorf("%d connections were made, want 1", len(servers))
+		}
+		for _, server := range servers {
+			server.Close()
+		}
+	})
+}
+
+// The connection of a call that ends after Close is closed too.
+func TestMemcacheClose(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	asked, answer, closed := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			closed <- err
+			return
+		}
+		defer conn.Close()
+		lines := bufio.NewScanner(conn)
+		for _, reply := range []string{"VERSION 1", "END"} {
+			lines.Scan()
+			fmt.Fprintf(conn, "%s\r\n", reply)
+		}
+		lines.Scan()
+		asked <- struct{}{}
+		<-answer
+		fmt.Fprint(conn, "END\r\n")
+		for lines.Scan() {
+		}
+		closed <- lines.Err()
+	}()
+	store := openStore(t, "memcached://"+listener.Addr().String()+"?timeout=24h")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := store.Load(ctx, session.ID{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Load: %v, want context.Canceled", err)
+	}
+	if err := session.Close(store); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	close(answer)
+	if err := <-closed; err != nil {
+		t.Errorf("the server read %v, want the end", err)
+	}
 }
 
 // A server that does not answer holds nobody longer than the context says, whatever the client's own time-out.
