@@ -2,6 +2,7 @@ package session
 
 // What the tests of the SQL stores see of the inside.
 var (
-	ParseMySQLURL    = parseMySQLURL
-	ParsePostgresURL = parsePostgresURL
+	ParseMySQLURL     = parseMySQLURL
+	NewMySQLConnector = newMySQLConnector
+	ParsePostgresURL  = parsePostgresURL
 )

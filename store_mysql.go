@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +58,9 @@ type MySQLOptions struct {
 // The store prepares its eight statements and keeps them; Close frees them. With fewer idle connections
 // (SetMaxIdleConns, 2 unless set) than are in use at a time, db opens and closes connections all the time, and
 // each new one has to prepare the statements again. The parameters of db's data source name are as they please;
-// interpolateParams and clientFoundRows make no difference.
+// interpolateParams and clientFoundRows make no difference. Set its readTimeout: where all connections are taken, db
+// connects for those who wait without their contexts, and a server that accepts and then says nothing can hold up
+// that, and so all of them, for as long.
 //
 // A record that does not fit the server's max_allowed_packet, as it was at the time of this call, is
 // ErrTooLarge.
@@ -141,7 +145,7 @@ func (s *MySQLStore) prepare(ctx context.Context) error {
 func (s *MySQLStore) Load(ctx context.Context, id ID) (Record, error) {
 	var version, expires int64
 	var data []byte
-	err := retrySQL(ctx, rolledBackByMySQL, brokenMySQL, func() error {
+	err := retryMySQL(ctx, func() error {
 		return s.load.QueryRowContext(ctx, id[:]).Scan(&version, &expires, &data)
 	})
 	switch {
@@ -210,8 +214,12 @@ func (s *MySQLStore) Touch(ctx context.Context, id ID, rec Record) error {
 func (s *MySQLStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
 	removed := 0
 	for removed < limit {
+		var ids []string
 		now, wanted := time.Now().UnixMilli(), limit-removed
-		ids, err := s.findExpired(ctx, now, wanted)
+		err := retryMySQL(ctx, func() (err error) {
+			ids, err = s.findExpired(ctx, now, wanted)
+			return err
+		})
 		if err != nil {
 			return removed, sqlError(ctx, "mysql", "sweep", err)
 		}
@@ -256,7 +264,11 @@ func (s *MySQLStore) findExpired(ctx context.Context, now int64, limit int) ([]s
 // connection while the caller looks at them.
 func (s *MySQLStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return listSQL(func(from ID) ([]Entry, error) {
-		entries, err := s.readPage(ctx, from)
+		var entries []Entry
+		err := retryMySQL(ctx, func() (err error) {
+			entries, err = s.readPage(ctx, from)
+			return err
+		})
 		if err != nil {
 			return nil, sqlError(ctx, "mysql", "list", err)
 		}
@@ -288,7 +300,10 @@ func (s *MySQLStore) readPage(ctx context.Context, from ID) ([]Entry, error) {
 // Count implements Lister.
 func (s *MySQLStore) Count(ctx context.Context) (int, error) {
 	var n int
-	if err := s.count.QueryRowContext(ctx, time.Now().UnixMilli()).Scan(&n); err != nil {
+	err := retryMySQL(ctx, func() error {
+		return s.count.QueryRowContext(ctx, time.Now().UnixMilli()).Scan(&n)
+	})
+	if err != nil {
 		return 0, sqlError(ctx, "mysql", "count", err)
 	}
 	return n, nil
@@ -328,7 +343,7 @@ func (s *MySQLStore) closeStatements() {
 func (s *MySQLStore) exec(
 	ctx context.Context, doing string, run func(context.Context, ...any) (sql.Result, error), args ...any,
 ) (affected, met int64, err error) {
-	err = retrySQL(ctx, rolledBackByMySQL, brokenMySQL, func() error {
+	err = retryMySQL(ctx, func() error {
 		result, err := run(ctx, args...)
 		if err == nil {
 			affected, err = result.RowsAffected()
@@ -363,9 +378,19 @@ func rolledBackByMySQL(err error) bool {
 	return code == 1213 || code == 1020
 }
 
-// brokenMySQL reports whether the connection was of no use any more, or could not be made: package sql gives a
-// caller the error of a connection that it began to make for an earlier one.
-func brokenMySQL(err error) bool { return errors.Is(err, mysql.ErrInvalidConn) }
+// retryMySQL is retrySQL, with one more try after a connection could not be made. Package sql makes connections
+// for callers that wait for one, one after the other, and gives the error to whoever waits by then: it may be that
+// of a connection begun for an earlier caller, when the server was not there yet. The next one is not.
+func retryMySQL(ctx context.Context, run func() error) error {
+	dialed := false
+	return retrySQL(ctx, rolledBackByMySQL, func(err error) bool {
+		if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" && !dialed {
+			dialed = true
+			return true
+		}
+		return errors.Is(err, mysql.ErrInvalidConn)
+	}, run)
+}
 
 // checkServer refuses connections on which the store could not keep its word. It returns the database that
 // holds the table.
@@ -468,7 +493,7 @@ func openMySQL(ctx context.Context, rawURL string) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	connector, err := mysql.NewConnector(cfg)
+	connector, err := newMySQLConnector(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("session: the mysql: URL: %w", err)
 	}
@@ -484,6 +509,30 @@ func openMySQL(ctx context.Context, rawURL string) (Store, error) {
 	}
 	s.opened = true
 	return s, nil
+}
+
+// A mysqlConnector has the timeout for connecting include the handshake. Package sql makes the connections for
+// which callers wait one after the other, and not with their contexts: one that gets no answer would keep all
+// others waiting for the driver's ReadTimeout.
+type mysqlConnector struct {
+	driver.Connector
+	cfg *mysql.Config
+}
+
+func newMySQLConnector(cfg *mysql.Config) (driver.Connector, error) {
+	connector, err := mysql.NewConnector(cfg)
+	return mysqlConnector{connector, cfg}, err
+}
+
+func (c mysqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	conn, err := c.Connector.Connect(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		// Not context.DeadlineExceeded: that would be of whoever gets it.
+		err = &net.OpError{Op: "dial", Net: c.cfg.Net, Err: os.ErrDeadlineExceeded}
+	}
+	return conn, err
 }
 
 // parseMySQLURL translates mysql://user:password@host:port/database?parameters. The parameters are the
@@ -514,7 +563,7 @@ func parseMySQLURL(rawURL string) (*mysql.Config, *MySQLOptions, error) {
 	if socket != "" {
 		cfg.Net, cfg.Addr = "unix", socket
 	}
-	cfg.Timeout = cmp.Or(cfg.Timeout, 5*time.Second)
+	cfg.Timeout = cmp.Or(max(0, cfg.Timeout), 5*time.Second)
 	cfg.ReadTimeout = cmp.Or(cfg.ReadTimeout, 30*time.Second) // for calls without a deadline
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, 30*time.Second)
 	cfg.Logger = &mysql.NopLogger{}

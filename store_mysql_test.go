@@ -3,10 +3,16 @@ package session_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -605,5 +611,90 @@ func TestMySQLServerRestarts(t *testing.T) {
 			defer session.Close(store)
 			wantOutlives(t, server, store)
 		})
+	}
+}
+
+// An error that package sql passes on from a connection that it began to make for somebody else, before the server
+// was there, fails nobody.
+func TestMySQLOthersConnection(t *testing.T) {
+	rawURL, _ := newMySQLDatabase(t, servertest.MariaDB(t))
+	cfg, _, err := session.ParseMySQLURL(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fails atomic.Bool
+	dialing, refused := make(chan struct{}), make(chan struct{})
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if fails.Swap(false) {
+			dialing <- struct{}{}
+			<-refused
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	connector, err := session.NewMySQLConnector(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	store := newMySQLStore(t, db, nil)
+	load := func(ctx context.Context) <-chan error {
+		done, before := make(chan error, 1), db.Stats().WaitCount
+		go func() {
+			_, err := store.Load(ctx, session.ID{})
+			done <- err
+		}()
+		for db.Stats().WaitCount == before {
+			runtime.Gosched()
+		}
+		return done
+	}
+
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, cancel := context.WithCancel(t.Context())
+	firstDone := load(first)
+	fails.Store(true)
+	conn.Raw(func(any) error { return driver.ErrBadConn }) // ends it, so that another is made for who waits
+	<-dialing
+	cancel()
+	if err := <-firstDone; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first Load: %v, want context.Canceled", err)
+	}
+	secondDone := load(t.Context())
+	close(refused)
+	if err := <-secondDone; !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("the second Load: %v, want ErrNotFound", err)
+	}
+}
+
+// A server that accepts connections and then says nothing keeps nobody waiting beyond the timeout for connecting.
+func TestMySQLSilentHandshake(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	rawURL := "mysql://root@" + listener.Addr().String() + "/test?timeout=100ms&readTimeout=24h"
+	cfg, _, err := session.ParseMySQLURL(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connector, err := session.NewMySQLConnector(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = connector.Connect(t.Context())
+	if e, ok := errors.AsType[*net.OpError](err); !ok || e.Op != "dial" || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Connect: %v, want that the dial took too long", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err = connector.Connect(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Connect: %v, want context.Canceled", err)
 	}
 }
