@@ -1,5 +1,5 @@
-# make test        all tests but those of faults, as CI does it (installs what is missing on Debian as root)
-# make faults      servers that are slow, cut off, paused, killed: about three minutes, on a machine that does nothing else
+# make test        all tests, as CI does it (installs what is missing on Debian as root)
+# make faults      only those with servers that are slow, cut off, paused, killed
 # make quickstart  the first example, on http://127.0.0.1:8080
 # make cover       the share of statements that tests reach
 # make fuzz        ten minutes for each fuzz test
@@ -14,7 +14,7 @@ NOT_ENCRYPTED = Store|UserRaces|Process|Anonymous|TestSessions|Redis|Memcache|Mo
 .PHONY: test faults install check cover fuzz quickstart
 
 test: install check
-	@for dir in $(filter-out faults/,$(MODULES)); do \
+	@for dir in $(MODULES); do \
 		echo "== go test -race ./... in $$dir" && \
 		(cd $$dir && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...) || exit 1; \
 	done

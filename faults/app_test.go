@@ -20,43 +20,47 @@ const (
 	counter                  = "number-of-hits"
 	hits    session.Key[int] = counter
 
-	// storeTimeout is Options.StoreTimeout where a test waits for it.
+	// storeTimeout is Options.StoreTimeout where a request is to fail, and the test waits for it.
 	storeTimeout = time.Second
-	// longTimeout is Options.StoreTimeout where no request is to reach it. After a connection broke, the driver
-	// of MongoDB waits for up to half a second before it makes another, and some saves here break three.
-	longTimeout = 10 * time.Second
-	// patience is what a request may take beyond the timeout.
+	// longTimeout is Options.StoreTimeout where a request is to succeed, however busy the machine is.
+	longTimeout = time.Minute
+	// patience is what a request that fails may take beyond the timeout, by processTime.
 	patience = time.Second
+	// recovery is what a request that succeeds may take, by processTime: the default of Options.StoreTimeout.
+	recovery = 5 * time.Second
 )
 
-// logHandler is where the log of all applications goes.
-var logHandler slog.Handler = slog.DiscardHandler
+var (
+	// logHandler is where the log of all applications goes.
+	logHandler slog.Handler = slog.DiscardHandler
+	// processTime is the clock that measures requests.
+	processTime clock
+)
 
-// An app is a web application with its own connections to the store.
+// An app is a web application with its own connections to the store. It has two managers, which share them.
 type app struct {
 	tb      testing.TB
-	timeout time.Duration // Options.StoreTimeout
 	store   session.Store
-	manager *session.Manager
-	handler http.Handler
+	patient *service
+	hurried *service
 	between func() // called by /between, after the session was read and before it is written
 }
 
+// A service is a manager with the application's handlers.
+type service struct {
+	timeout time.Duration // Options.StoreTimeout
+	manager *session.Manager
+	handler http.Handler
+}
+
 // openApp returns an application that uses the store under the URL. It is closed when tb ends, or by close.
-func openApp(tb testing.TB, rawURL string, timeout time.Duration) *app {
+func openApp(tb testing.TB, rawURL string) *app {
 	tb.Helper()
 	store, err := session.Open(tb.Context(), rawURL)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	a := &app{tb: tb, timeout: timeout, store: store}
-	a.manager, err = session.New(store, []byte(secret), &session.Options{
-		StoreTimeout: timeout,
-		Logger:       slog.New(logHandler),
-	})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	a := &app{tb: tb, store: store}
 	tb.Cleanup(a.close)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/plain", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "plain") })
@@ -67,8 +71,21 @@ func openApp(tb testing.TB, rawURL string, timeout time.Duration) *app {
 	mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) {
 		session.FromContext(r.Context()).Destroy()
 	})
-	a.handler = a.manager.Handler(mux)
+	a.patient = a.serve(mux, longTimeout)
+	a.hurried = a.serve(mux, storeTimeout)
 	return a
+}
+
+func (a *app) serve(mux *http.ServeMux, timeout time.Duration) *service {
+	a.tb.Helper()
+	m, err := session.New(a.store, []byte(secret), &session.Options{
+		StoreTimeout: timeout,
+		Logger:       slog.New(logHandler),
+	})
+	if err != nil {
+		a.tb.Fatal(err)
+	}
+	return &service{timeout: timeout, manager: m, handler: m.Handler(mux)}
 }
 
 // close closes the application; more than once does no harm.
@@ -76,7 +93,11 @@ func (a *app) close() {
 	if a.store == nil {
 		return
 	}
-	a.manager.Close()
+	for _, s := range []*service{a.patient, a.hurried} {
+		if s != nil {
+			s.manager.Close()
+		}
+	}
 	if err := session.Close(a.store); err != nil {
 		a.tb.Errorf("closing the store: %v", err)
 	}
@@ -122,15 +143,20 @@ type result struct {
 	path    string
 	status  int
 	body    string
-	cookies []string // Set-Cookie lines
-	took    time.Duration
+	cookies []string      // Set-Cookie lines
+	took    time.Duration // by processTime
+	elapsed time.Duration // by the machine's clock
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%s: %d %q, Set-Cookie %q, after %v", r.path, r.status, r.body, r.cookies, r.took)
+	return fmt.Sprintf("%s: %d %q, Set-Cookie %q, after %v, less the time in which the process was held up: %v",
+		r.path, r.status, r.body, r.cookies, r.elapsed, r.took)
 }
 
-func (c *client) do(path string) result {
+// do sends a request that is to succeed.
+func (c *client) do(path string) result { return c.send(c.app.patient, path) }
+
+func (c *client) send(s *service, path string) result {
 	req := httptest.NewRequest(http.MethodGet, "https://example.com"+path, nil)
 	c.mu.Lock()
 	if c.cookie != "" {
@@ -138,9 +164,12 @@ func (c *client) do(path string) result {
 	}
 	c.mu.Unlock()
 	rec := httptest.NewRecorder()
-	began := time.Now()
-	c.app.handler.ServeHTTP(rec, req)
-	res := result{path, rec.Code, rec.Body.String(), rec.Header().Values("Set-Cookie"), time.Since(began)}
+	began, beganAt := processTime.now(), time.Now()
+	s.handler.ServeHTTP(rec, req)
+	res := result{
+		path: path, status: rec.Code, body: rec.Body.String(), cookies: rec.Header().Values("Set-Cookie"),
+		took: processTime.now() - began, elapsed: time.Since(beganAt),
+	}
 	for _, cookie := range rec.Result().Cookies() {
 		c.mu.Lock()
 		c.cookie = cookie.Name + "=" + cookie.Value
@@ -155,22 +184,21 @@ func (c *client) do(path string) result {
 // want sends a request that has to be answered with 200 and that body.
 func (c *client) want(path, body string) {
 	c.app.tb.Helper()
-	if res := c.do(path); res.status != http.StatusOK || res.body != body {
-		c.app.tb.Errorf("%v; want 200 %q", res, body)
+	if res := c.do(path); res.status != http.StatusOK || res.body != body || res.took > recovery {
+		c.app.tb.Errorf("%v; want 200 %q within %v", res, body, recovery)
 	}
 }
 
-// wantFailure sends a request that has to fail as one has to whose session cannot be read or saved.
-func (c *client) wantFailure(path string) {
+// wantFailure sends a request that has to fail as one has to whose session cannot be read or saved. Each step of it
+// may take the timeout: to load the session is one, to save it another.
+func (c *client) wantFailure(path string, steps int) {
 	c.app.tb.Helper()
-	c.app.checkFailure(c.do(path), 1)
+	c.app.checkFailure(c.send(c.app.hurried, path), time.Duration(steps)*storeTimeout+patience)
 }
 
-// checkFailure checks the answer to a request that failed after so many steps, each of which may take the
-// timeout: to load the session is one, to save it another.
-func (a *app) checkFailure(res result, steps int) {
+// checkFailure checks the answer to a request whose session could not be read or saved.
+func (a *app) checkFailure(res result, limit time.Duration) {
 	a.tb.Helper()
-	limit := time.Duration(steps)*a.timeout + patience
 	if res.status != http.StatusServiceUnavailable || len(res.cookies) > 0 || res.took > limit {
 		a.tb.Errorf("%v; want 503 without a cookie within %v", res, limit)
 	}

@@ -3,6 +3,7 @@ package faults
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"fmt"
 	"net"
@@ -22,6 +23,8 @@ type backend struct {
 	shared func(testing.TB) *servertest.Server
 	// durable servers have their data after a restart.
 	durable bool
+	// encrypted: a proxy cannot tell what passes through it.
+	encrypted bool
 	// prepare gets an empty server ready for openApp; nil: there is nothing to do.
 	prepare func(testing.TB, *servertest.Server)
 	// url returns what session.Open takes to reach a server, prepared, at another address.
@@ -42,22 +45,16 @@ type refusal struct {
 var backends = []backend{
 	{
 		kind: servertest.KindRedis, shared: servertest.Redis, durable: true,
-		url:        sameURL,
-		disconnect: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CLIENT", "KILL", "TYPE", "normal") },
-		refusals: []refusal{{
-			name:  "out of memory",
-			begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "1") },
-			end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "0") },
-		}, {
-			name:  "read-only replica",
-			begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "127.0.0.1", "1") },
-			end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "NO", "ONE") },
-		}},
+		url: sameURL, disconnect: disconnectRedis, refusals: redisRefusals,
+	},
+	{
+		kind: servertest.KindRedisTLS, shared: servertest.RedisTLS, durable: true, encrypted: true,
+		url: sameURL, disconnect: disconnectRedis, refusals: redisRefusals,
 	},
 	{
 		kind: servertest.KindMemcached, shared: servertest.Memcached,
-		// By default the client gives up after half a second, which a busy machine can take to answer.
-		url: func(s *servertest.Server, addr string) string { return sameURL(s, addr) + "?timeout=1s" },
+		// By default the client gives up after two seconds, which a busy machine can take to answer.
+		url: func(s *servertest.Server, addr string) string { return sameURL(s, addr) + "?timeout=10s" },
 		refusals: []refusal{{
 			name:  "out of memory",
 			args:  []string{"-M", "-m", "2", "-f", "2"}, // one page of 1 MiB for each of few sizes
@@ -112,6 +109,20 @@ var backends = []backend{
 	},
 }
 
+var redisRefusals = []refusal{{
+	name:  "out of memory",
+	begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "1") },
+	end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "0") },
+}, {
+	name:  "read-only replica",
+	begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "127.0.0.1", "1") },
+	end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "NO", "ONE") },
+}}
+
+func disconnectRedis(tb testing.TB, s *servertest.Server) {
+	redisDo(tb, s, "CLIENT", "KILL", "TYPE", "normal")
+}
+
 // forEach runs f as a subtest for each backend.
 func forEach(t *testing.T, f func(*testing.T, backend)) {
 	for _, b := range backends {
@@ -134,6 +145,13 @@ func (b *backend) ready(tb testing.TB, s *servertest.Server) {
 	}
 }
 
+func (b *backend) skipEncrypted(tb testing.TB) {
+	tb.Helper()
+	if b.encrypted {
+		tb.Skip("the proxy cannot tell which requests to lose")
+	}
+}
+
 func sameURL(s *servertest.Server, addr string) string {
 	return strings.Replace(s.URL, s.Addrs[0], addr, 1)
 }
@@ -144,7 +162,10 @@ func dial(tb testing.TB, s *servertest.Server) net.Conn {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	if strings.HasPrefix(s.URL, "rediss:") {
+		return tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	}
 	return conn
 }
 

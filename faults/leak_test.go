@@ -35,7 +35,7 @@ func begin(tb testing.TB, addr string) *trace {
 func (tr *trace) end() {
 	tr.tb.Helper()
 	pprof.SetGoroutineLabels(context.Background())
-	const settle = 10 * time.Second
+	const settle = 30 * time.Second
 	for deadline := time.Now().Add(settle); ; {
 		goroutines, conns := tr.goroutines(), tr.connections()
 		if len(goroutines) == 0 && len(conns) == 0 {

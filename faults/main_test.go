@@ -17,10 +17,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv("SESSION_FAULTS_LOG") != "" {
 		logHandler = slog.NewTextHandler(os.Stderr, nil)
 	}
-	// The tests wait more than they work: three backends at a time, on however few cores.
+	go processTime.run()
+	// The tests wait more than they work: four backends at a time, on however few cores.
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		f.Value.Set(strconv.Itoa(max(3, runtime.GOMAXPROCS(0))))
+		f.Value.Set(strconv.Itoa(max(4, runtime.GOMAXPROCS(0))))
 	}
 	logging.Disable() // go-redis tells of each connection that it cannot make
 	os.Exit(servertest.Main(m))

@@ -14,7 +14,7 @@ import (
 
 const (
 	keysEach = 32
-	hitsEach = 3200
+	hitsEach = 1200
 )
 
 // TestProcesses has two processes do much to one session at the same time.
@@ -23,7 +23,7 @@ func TestProcesses(t *testing.T) {
 		server := b.shared(t)
 		b.ready(t, server)
 		rawURL := b.url(server, server.Addrs[0])
-		a := openApp(t, rawURL, storeTimeout)
+		a := openApp(t, rawURL)
 		eve := a.login("eve")
 		workers := []*worker{
 			startWorker(t, rawURL, eve.cookie, "first"),
@@ -58,7 +58,7 @@ func TestWorker(t *testing.T) {
 	if os.Getenv(envURL) == "" {
 		t.Skip("TestProcesses runs it, in processes of their own")
 	}
-	c := &client{app: openApp(t, os.Getenv(envURL), storeTimeout), cookie: os.Getenv(envCookie)}
+	c := &client{app: openApp(t, os.Getenv(envURL)), cookie: os.Getenv(envCookie)}
 	c.want("/get/user", "eve")
 	fmt.Println(ready)
 	io.Copy(io.Discard, os.Stdin) // until release
@@ -103,6 +103,7 @@ func startWorker(tb testing.TB, rawURL, cookie, name string) *worker {
 		tb.Fatal(err)
 	}
 	if line, err := w.stdout.ReadString('\n'); strings.TrimSpace(line) != ready {
+		w.release()
 		w.wait()
 		tb.Fatalf("%s does not get ready: %q, %v", name, line, err)
 	}
