@@ -95,8 +95,8 @@ const findFaults = `(() => {
 	const faults = [];
 	const shown = (e) => e.checkVisibility() && e.getClientRects().length > 0;
 	const name = (e) => e.tagName.toLowerCase() + " " + JSON.stringify(e.textContent.trim() || e.id || e.name);
-	if (document.documentElement.scrollWidth > innerWidth)
-		faults.push("it is " + document.documentElement.scrollWidth + " pixels wide, the window " + innerWidth);
+	const { scrollWidth, clientWidth } = document.documentElement; // innerWidth would be that of a phone zoomed out
+	if (scrollWidth > clientWidth) faults.push("it is " + scrollWidth + " pixels wide, the window " + clientWidth);
 	for (const e of document.querySelectorAll("input:not([type=hidden]), textarea"))
 		if (shown(e) && e.labels.length === 0) faults.push(name(e) + " has no label");
 	for (const e of document.querySelectorAll("button, a"))

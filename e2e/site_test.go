@@ -104,6 +104,7 @@ func build(t *testing.T, name string) string {
 	once, _ := builds.LoadOrStore(name, sync.OnceValues(func() ([]byte, error) {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(scratch, name), ".")
 		cmd.Dir = filepath.Join("..", "examples", name)
+		endWithParent(cmd)
 		return cmd.CombinedOutput()
 	}))
 	if out, err := once.(func() ([]byte, error))(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"example.com/session"
 )
@@ -120,7 +121,7 @@ func newBrowser(t *testing.T, base string, transport http.RoundTripper) *browser
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &browser{t: t, base: u, client: &http.Client{Jar: jar, Transport: transport}}
+	return &browser{t: t, base: u, client: &http.Client{Jar: jar, Transport: transport, Timeout: time.Minute}}
 }
 
 func (b *browser) get(path string) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -49,7 +51,7 @@ func TestStreams(t *testing.T) {
 			if res := phone.do("GET", "/events", nil); res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("events without a login: %s", res.Status)
 			}
-			if _, res, err := websocket.Dial(t.Context(), p.base+"/socket", &websocket.DialOptions{HTTPClient: phone.client}); err == nil ||
+			if _, res, err := websocket.Dial(limited(t), p.base+"/socket", &websocket.DialOptions{HTTPClient: phone.client}); err == nil ||
 				res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("a socket without a login: %v", err)
 			}
@@ -107,13 +109,23 @@ func TestShutdown(t *testing.T) {
 func TestOrigin(t *testing.T) {
 	p := start(t, program(t), t.TempDir())
 	b := p.login("ann")
-	_, res, err := websocket.Dial(t.Context(), p.base+"/socket", &websocket.DialOptions{
+	_, res, err := websocket.Dial(limited(t), p.base+"/socket", &websocket.DialOptions{
 		HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {"https://evil.example"}},
 	})
 	if err == nil || res.StatusCode != http.StatusForbidden {
 		t.Errorf("err %v, want a refusal", err)
 	}
 	p.stop()
+}
+
+// patience is how long a step may take before the test gives up, on a machine that is busy with other things.
+const patience = time.Minute
+
+// limited returns a context for one step.
+func limited(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // program builds the example, and returns its path.
@@ -196,7 +208,7 @@ func (p *process) login(user string) *browser {
 
 func (b *browser) do(method, path string, form url.Values) *http.Response {
 	b.t.Helper()
-	r, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path, strings.NewReader(form.Encode()))
+	r, err := http.NewRequestWithContext(limited(b.t), method, b.base+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -290,7 +302,7 @@ type socket struct {
 
 func (b *browser) socket() *socket {
 	b.t.Helper()
-	conn, _, err := websocket.Dial(b.t.Context(), b.base+"/socket", &websocket.DialOptions{HTTPClient: b.client})
+	conn, _, err := websocket.Dial(limited(b.t), b.base+"/socket", &websocket.DialOptions{HTTPClient: b.client})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -301,10 +313,10 @@ func (b *browser) socket() *socket {
 // saves sends a draft and wants the answer.
 func (s *socket) saves(text, answer string) {
 	s.t.Helper()
-	if err := s.conn.Write(s.t.Context(), websocket.MessageText, []byte(text)); err != nil {
+	if err := s.conn.Write(limited(s.t), websocket.MessageText, []byte(text)); err != nil {
 		s.t.Fatal(err)
 	}
-	if _, got, err := s.conn.Read(s.t.Context()); err != nil || string(got) != answer {
+	if _, got, err := s.conn.Read(limited(s.t)); err != nil || string(got) != answer {
 		s.t.Fatalf("the answer to %q is %q, %v; want %q", text, got, err, answer)
 	}
 }
@@ -312,7 +324,7 @@ func (s *socket) saves(text, answer string) {
 // closes wants the server to close the socket.
 func (s *socket) closes(code websocket.StatusCode) {
 	s.t.Helper()
-	_, message, err := s.conn.Read(s.t.Context())
+	_, message, err := s.conn.Read(limited(s.t))
 	if got := websocket.CloseStatus(err); got != code {
 		s.t.Errorf("message %q, close code %v, %v; want %v", message, got, err, code)
 	}
