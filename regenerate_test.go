@@ -418,3 +418,42 @@ func TestLongLivedHandler(t *testing.T) {
 		})
 	})
 }
+
+// A handler that looks at its session within each grace period follows it through renewals; one that does not
+// loses its way, and is told so.
+func TestLongLivedHandlerFollowsRenewals(t *testing.T) {
+	for _, test := range []struct {
+		every time.Duration
+		want  error
+	}{
+		{29 * time.Second, nil},
+		{3 * time.Minute, session.ErrGone},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+			v.visit(func(s *session.Session) { s.Set("k", 1) })
+			stream, tab := v.clone(), v.clone()
+			stream.send(v.m, func(w http.ResponseWriter, r *http.Request) {
+				s := session.FromContext(r.Context())
+				s.Has("k")
+				w.(http.Flusher).Flush()
+				var err error
+				for began := time.Now(); time.Since(began) < time.Hour && err == nil; {
+					time.Sleep(test.every)
+					err = s.Reload(r.Context())
+					if time.Since(began)%time.Minute < test.every {
+						tab.visit(func(s *session.Session) { s.Has("k") }) // renews when it is time to
+					}
+				}
+				if !errors.Is(err, test.want) {
+					t.Errorf("a look every %v: %v, want %v", test.every, err, test.want)
+				}
+			})
+			tab.visit(func(s *session.Session) {
+				if s.IsNew() {
+					t.Error("the session itself is gone")
+				}
+			})
+		})
+	}
+}

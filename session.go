@@ -350,14 +350,19 @@ func (s *Session) Err() error {
 }
 
 // Save brings changes into the store at once, for a handler that runs long: a stream, a websocket. It returns
-// what Err then returns, ErrGone if the session was ended meanwhile. As long as the response's header has not
-// left, it must be called on the handler's goroutine. Without a call, changes are saved when the handler
-// returns. The save goes on if ctx is cancelled; Options.StoreTimeout bounds it.
+// what Err then returns, ErrGone if the session was ended meanwhile; without changes it does not look, see Reload. As
+// long as the response's header has not left, it must be called on the handler's goroutine. Without a call, changes
+// are saved when the handler returns. The save goes on if ctx is cancelled; Options.StoreTimeout bounds it.
 func (s *Session) Save(ctx context.Context) error { return s.origin.commit(ctx) }
 
 // Reload looks at the store again: it lets a long-lived handler see what other requests saved, with its own
 // changes applied, and returns ErrGone if the session was ended meanwhile. A session that the store does not
-// know yet stays as it is.
+// know yet stays as it is. To look is not to use: Reload does not put off the session's expiry.
+//
+// A handler that runs for longer than Options.RenewGrace has to look that often, with Reload or by saving a change.
+// It goes by the ID that its client came with, and the way from there to the next one, which another request is
+// given, is open for that long; later, the session is ErrGone to this handler although it lives on. Errors stick, so
+// a handler that gets one is best ended: its client comes back, with a cookie that is up to date.
 func (s *Session) Reload(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
