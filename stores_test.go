@@ -2,7 +2,6 @@ package session_test
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -50,12 +49,7 @@ func eachStore(t *testing.T, fn func(t *testing.T, newStore func(*testing.T) ses
 // openServer opens a store on a server by its URL, with a name of its own for table, collection or prefix.
 func openServer(t *testing.T, server *servertest.Server, parameter string) session.Store {
 	t.Helper()
-	separator := "?"
-	if strings.Contains(server.URL, "?") {
-		separator = "&"
-	}
-	url := server.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
-	return closed(t)(session.Open(t.Context(), url))
+	return closed(t)(session.Open(t.Context(), server.Apart(parameter)))
 }
 
 // closed returns a function that fails the test if a store could not be opened, and closes it at its end.
@@ -93,7 +87,8 @@ func TestDrop(t *testing.T) {
 		url       func(testing.TB) *servertest.Server
 		parameter string
 	}{
-		"mysql":    {servertest.MariaDB, "table"},
+		"mysql":    {servertest.MySQL, "table"},
+		"mariadb":  {servertest.MariaDB, "table"},
 		"postgres": {servertest.PostgreSQL, "table"},
 		"mongodb":  {servertest.MongoDB, "collection"},
 	} {

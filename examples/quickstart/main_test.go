@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -144,22 +143,13 @@ var stores = []struct {
 	{"memory", func(*testing.T) string { return "memory:" }, true},
 	{"file", func(t *testing.T) string { return "file://" + filepath.ToSlash(t.TempDir()) + "/sessions.db" }, false},
 	{"dir", func(t *testing.T) string { return "dir://" + filepath.ToSlash(t.TempDir()) + "/sessions" }, false},
-	{"mysql", func(t *testing.T) string { return at(servertest.MySQL(t), "table") }, false},
-	{"mariadb", func(t *testing.T) string { return at(servertest.MariaDB(t), "table") }, false},
-	{"postgres", func(t *testing.T) string { return at(servertest.PostgreSQL(t), "table") }, false},
-	{"redis", func(t *testing.T) string { return at(servertest.Redis(t), "prefix") }, false},
-	{"redis cluster", func(t *testing.T) string { return at(servertest.RedisCluster(t), "prefix") }, false},
-	{"mongodb", func(t *testing.T) string { return at(servertest.MongoDB(t), "collection") }, false},
-	{"memcached", func(t *testing.T) string { return at(servertest.Memcached(t), "prefix") }, false},
-}
-
-// at returns the server's URL with a table, collection or prefix that nobody else uses.
-func at(server *servertest.Server, parameter string) string {
-	separator := "?"
-	if strings.Contains(server.URL, "?") {
-		separator = "&"
-	}
-	return server.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
+	{"mysql", func(t *testing.T) string { return servertest.MySQL(t).Apart("table") }, false},
+	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart("table") }, false},
+	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart("table") }, false},
+	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart("prefix") }, false},
+	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart("prefix") }, false},
+	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart("collection") }, false},
+	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart("prefix") }, false},
 }
 
 // The program does the same on every store, and a second one goes on where it stopped.

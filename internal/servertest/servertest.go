@@ -23,6 +23,7 @@
 package servertest
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -43,6 +44,15 @@ type Server struct {
 
 	tb    testing.TB
 	group *group // nil for a server that this package did not start
+}
+
+// Apart returns s.URL with a random name that nobody else uses for one of its parameters: table, collection, prefix.
+func (s *Server) Apart(parameter string) string {
+	separator := "?"
+	if strings.Contains(s.URL, "?") {
+		separator = "&"
+	}
+	return s.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
 }
 
 // A Kind is a kind of server. Its text is a scheme that session.Open knows it by, but for a cluster's.
