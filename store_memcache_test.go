@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -207,6 +208,59 @@ func TestMemcacheTooLarge(t *testing.T) {
 		if rec, err := store.Load(ctx, id); err != nil || !bytes.Equal(rec.Data, small) {
 			t.Errorf("the record has changed: %d bytes, %v", len(rec.Data), err)
 		}
+	}
+}
+
+// A session that is within Options.MaxSize can still be too large for the server: the client is told, and what was
+// saved before stays.
+func TestMemcacheSessionTooLarge(t *testing.T) {
+	client := memcacheClient(t, servertest.Memcached(t).Addrs...)
+	store := session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: uniquePrefix()})
+	m := newManager(t, store, &session.Options{Logger: quiet, MaxSize: 4 << 20})
+	value, _ := begin(t, m)
+	for name, cookies := range map[string][]string{"a new session": nil, "one that is there": {"session_id=" + value}} {
+		var failed error
+		res := serve(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			s := session.FromContext(r.Context())
+			s.Set("large", make([]byte, 2<<20))
+			failed = s.Save(r.Context())
+		})), cookies...)
+		wantStatus(t, res, http.StatusInternalServerError)
+		if !errors.Is(failed, session.ErrTooLarge) || res.Header["Set-Cookie"] != nil {
+			t.Errorf("%s: %v, cookie %q", name, failed, res.Header["Set-Cookie"])
+		}
+	}
+	serve(handle(m, func(s *session.Session) {
+		if !s.Has("k") || s.Has("large") {
+			t.Errorf("the session is now %v", s)
+		}
+	}), "session_id="+value)
+}
+
+// Sessions of more than the 30 days that Memcached takes for a duration are kept for as long.
+func TestMemcacheRemembersSessions(t *testing.T) {
+	server := servertest.Memcached(t).Addrs[0]
+	prefix := uniquePrefix()
+	store := session.NewMemcacheStore(memcacheClient(t, server), &session.MemcacheOptions{Prefix: prefix})
+	const day = 24 * time.Hour
+	m := newManager(t, store, &session.Options{AbsoluteTimeout: 365 * day})
+	for _, stays := range []time.Duration{29 * day, 30 * day, 31 * day, 300 * day} {
+		var s *session.Session
+		res := serve(handle(m, func(its *session.Session) {
+			s = its
+			s.Remember(stays)
+			s.Set("k", 1)
+		}))
+		line := setCookie(t, res.Header, "session_id")
+		left := time.Duration(memcacheTTL(t, server, prefix+s.ID().String())) * time.Second
+		if left < stays-time.Minute || left > stays+3*time.Second {
+			t.Errorf("the server keeps a session for %v, want %v", left, stays)
+		}
+		serve(handle(m, func(s *session.Session) {
+			if !s.Has("k") {
+				t.Errorf("the session of %v is %v", stays, s)
+			}
+		}), "session_id="+cookieValue(line))
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -255,15 +253,7 @@ func TestPostgresSearchPath(t *testing.T) {
 }
 
 func TestPostgresErrorsHidePassword(t *testing.T) {
-	hba := filepath.Join(t.TempDir(), "hba")
-	if err := os.Chmod(filepath.Dir(filepath.Dir(hba)), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	const rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
-	if err := os.WriteFile(hba, []byte(rules), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	server := servertest.Start(t, servertest.KindPostgreSQL, "-c", "hba_file="+hba)
+	server := servertest.Start(t, servertest.KindPostgreSQL, passwordRules(t)...)
 	const secret = "s3cret"
 	address := server.Addrs[0]
 	_, port, _ := strings.Cut(address, ":")

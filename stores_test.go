@@ -1,8 +1,10 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -113,4 +115,88 @@ func TestDrop(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a server refuses is an error that says so, and shows no password.
+func TestStoresRefuse(t *testing.T) {
+	const secret = "s3cret"
+	for _, test := range []struct {
+		name string
+		url  func(*testing.T) string
+		text string
+	}{
+		{"redis, account", func(t *testing.T) string { return withUser(t, servertest.Redis(t).URL, "nobody", secret) }, "WRONGPASS"},
+		{"redis, database", func(t *testing.T) string { return "redis://" + servertest.Redis(t).Addrs[0] + "/99" }, "out of range"},
+		{"redis cluster, account", func(t *testing.T) string { return withUser(t, servertest.RedisCluster(t).URL, "nobody", secret) }, "WRONGPASS"},
+		{"redis cluster, database", func(t *testing.T) string {
+			return strings.Replace(servertest.RedisCluster(t).URL, "?", "/3?", 1)
+		}, "database 0 only"},
+		{"mongodb, account", func(t *testing.T) string { return withUser(t, servertest.MongoDB(t).URL, "nobody", secret) }, "auth"},
+		{"memcached, account", func(t *testing.T) string { return withUser(t, servertest.Memcached(t).URL, "nobody", secret) }, "without user and password"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store, err := session.Open(t.Context(), test.url(t))
+			if err == nil {
+				session.Close(store)
+			}
+			wantError(t, err, secret, test.text)
+		})
+	}
+}
+
+// Bytes under a session's ID that are not its own, on whatever store, are nobody's session: the client gets another
+// one, and somebody is told. They stay, and do no harm to anybody else's.
+func TestForeignRecords(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		store := newStore(t)
+		damaged := 0
+		m := newManager(t, store, &session.Options{
+			Logger: quiet, SweepInterval: session.Never,
+			Observer: func(_ context.Context, e session.Event) {
+				if e.Kind == session.EventDamaged {
+					damaged++
+				}
+			},
+		})
+		others, otherID := begin(t, m)
+		another, err := store.Load(t.Context(), otherID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, data := range map[string][]byte{
+			"nothing":   {},
+			"text":      []byte("not a session"),
+			"binary":    bytes.Repeat([]byte{0, 0xff}, 50_000),
+			"another's": another.Data,
+		} {
+			value, id := begin(t, m)
+			rec, err := store.Load(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec.Data = data
+			if err := store.Save(t.Context(), id, rec); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			damaged = 0
+			res := serve(handle(m, func(s *session.Session) {
+				if !s.IsNew() || s.Len() != 0 || s.Err() != nil {
+					t.Errorf("%s reads as %v", name, s)
+				}
+				s.Set("k", 2)
+			}), "session_id="+value)
+			wantStatus(t, res, http.StatusOK)
+			if next := cookieValue(setCookie(t, res.Header, "session_id")); next == "" || next == value || damaged != 1 {
+				t.Errorf("%s: the cookie is %q, and somebody was told %d times", name, next, damaged)
+			}
+			if rec, err := store.Load(t.Context(), id); err != nil || !bytes.Equal(rec.Data, data) {
+				t.Errorf("%s: the record is now %d bytes, %v", name, len(rec.Data), err)
+			}
+		}
+		serve(handle(m, func(s *session.Session) {
+			if !s.Has("k") {
+				t.Errorf("another session is %v", s)
+			}
+		}), "session_id="+others)
+	})
 }
