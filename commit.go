@@ -77,13 +77,23 @@ func (s *Session) begin() {
 
 // reload looks at the record again and makes the handler's changes to what it finds. s.mu is held.
 func (s *Session) reload(parent context.Context) error {
+	id, version := s.link.id, s.link.version
+	if err := s.refresh(parent); err != nil {
+		return err
+	}
+	if s.held == nil || s.link.id == id && s.link.version == version {
+		return nil
+	}
 	ctx := newStoreContext(parent, s.m.storeTimeout)
 	defer ctx.cancel()
-	id, version := s.link.id, s.link.version
-	found, err := s.follow(ctx)
-	if err == nil && s.held != nil && (s.link.id != id || s.link.version != version) {
-		err = s.held.check(ctx, true) // it may have been the next holder
-	}
+	return s.held.check(ctx, true) // it may have been the next holder who saved
+}
+
+// refresh is reload without a look at the lock. s.mu is held.
+func (s *Session) refresh(parent context.Context) error {
+	ctx := newStoreContext(parent, s.m.storeTimeout)
+	defer ctx.cancel()
+	found, err := s.follow(uncached(ctx))
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (s *Session) takeLock(parent context.Context) error {
 	held.mu.Unlock()
 
 	for try := 1; ; try++ {
-		if err := s.reload(parent); err != nil {
+		if err := s.refresh(parent); err != nil {
 			return err
 		}
 		if s.state == gone {
@@ -134,8 +134,9 @@ func lockError(wait context.Context, err error) error {
 // take waits until the lock is free and takes it. It reports whether it was taken over from a holder whose lease
 // ran out.
 func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
-	ctx := newStoreContext(wait, h.m.lockWait+h.m.storeTimeout)
-	defer ctx.cancel()
+	limited := newStoreContext(wait, h.m.lockWait+h.m.storeTimeout)
+	defer limited.cancel()
+	ctx := uncached(limited)
 	rec, err := h.m.load(ctx, h.link.id)
 	for try := 1; ; try++ {
 		var holder []byte
@@ -226,7 +227,7 @@ func (h *heldLock) check(ctx context.Context, look bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.lost && look {
-		rec, err := h.m.load(ctx, h.link.id)
+		rec, err := h.m.load(uncached(ctx), h.link.id)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}

@@ -335,6 +335,56 @@ func TestReloadWithoutTheLock(t *testing.T) {
 	})
 }
 
+// Two processes, each with a cache that may be a minute behind: locks are passed on at once all the same, and what the
+// last holder saved is there.
+func TestLockBehindCaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, cached(store), &session.Options{SweepInterval: session.Never})
+		other := newManager(t, cached(store), &session.Options{SweepInterval: session.Never})
+		n := session.Key[int]("n")
+		v.visit(func(s *session.Session) { n.Set(s, 0) })
+		start := time.Now()
+		for i := range 20 {
+			c := v.clone()
+			if i%2 == 0 {
+				c.m = other
+			}
+			wantStatus(t, c.visit(func(s *session.Session) {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+				got, _ := n.Get(s)
+				if got != i {
+					t.Errorf("holder %d finds %d", i, got)
+				}
+				n.Set(s, got+1)
+			}), http.StatusOK)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("twenty holders took %v", d)
+		}
+		// Reload looks past the cache, too.
+		v.visit(func(s *session.Session) {
+			s.Len()
+			c := v.clone()
+			c.m = other
+			c.visit(func(s *session.Session) { n.Set(s, 100) })
+			if err := s.Reload(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if got, _ := n.Get(s); got != 100 {
+				t.Errorf("after Reload the number is %d, want 100", got)
+			}
+		})
+	})
+}
+
+// cached puts a cache in front of the store that may be a minute behind.
+func cached(store session.Store) session.Store {
+	return session.NewCacheStore(store, &session.CacheOptions{MaxAge: time.Minute})
+}
+
 // A lockFreezer saves only the session while it is on.
 type lockFreezer struct {
 	session.Store

@@ -18,6 +18,7 @@ import (
 // compare-and-swap refuses what builds on an old version; the record is then dropped from the cache, and Load asks
 // the store again. Within one process there is no delay: no Load returns what is older than a Save, Touch or Delete,
 // or than what another Load returned, if that was over when it began. That a record is not there is never remembered.
+// Locks, Session.Reload and the sessions of a user do without the cache.
 //
 // Touch, DeleteExpired, List, Count and Close are those of the wrapped store: they return an error that wraps
 // errors.ErrUnsupported where it has none; Close then does nothing.
@@ -44,6 +45,14 @@ type CacheOptions struct {
 	// 32 MiB. A record that exceeds it alone is not kept.
 	MaxBytes int
 }
+
+// uncached returns a context for calls of Load that want what is in the store, whatever a cache has: for decisions that
+// no compare-and-swap would put right.
+func uncached(ctx context.Context) context.Context {
+	return context.WithValue(ctx, uncachedKey{}, true)
+}
+
+type uncachedKey struct{}
 
 // cacheOverhead is about what a record takes beside its data.
 const cacheOverhead = 256
@@ -93,7 +102,7 @@ func (c *CacheStore) Load(ctx context.Context, id ID) (Record, error) {
 	if err := ctx.Err(); err != nil {
 		return Record{}, err
 	}
-	rec, call, ok := c.lookup(id)
+	rec, call, ok := c.lookup(id, ctx.Value(uncachedKey{}) != nil)
 	if ok {
 		return rec, nil
 	}
@@ -193,12 +202,12 @@ type cacheCall struct {
 	changes uint64
 }
 
-// lookup returns the record from the cache or, if ok is false, begins a call.
-func (c *CacheStore) lookup(id ID) (rec Record, call cacheCall, ok bool) {
+// lookup returns the record from the cache or, if ok is false, begins a call. With uncached, it does not look.
+func (c *CacheStore) lookup(id ID, uncached bool) (rec Record, call cacheCall, ok bool) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if element := c.entries[id]; element != nil {
+	if element := c.entries[id]; element != nil && !uncached {
 		entry := element.Value.(*cacheEntry)
 		if now.Sub(entry.seen) < c.maxAge && entry.rec.Live(now) {
 			c.recent.MoveToFront(element)

@@ -85,6 +85,7 @@ type UserSession struct {
 
 // UserSessions returns the live sessions of a user, the most recently used first.
 func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession, error) {
+	ctx = uncached(ctx)
 	_, ix, err := m.loadIndex(ctx, user)
 	if err != nil {
 		return nil, err
@@ -211,6 +212,7 @@ func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...I
 	if len(c.user) == 0 {
 		return nil
 	}
+	ctx = uncached(ctx)
 	now := time.Now().UnixMilli()
 	return m.updateIndex(ctx, string(c.user), func(ix *index) error {
 		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage })
@@ -422,6 +424,7 @@ func (m *Manager) readIndex(ctx context.Context, l *link, rec Record, err error)
 // updateIndex changes a user's index by compare-and-swap; fn may be called again. Then it ends what the index says
 // is to be ended, and has the index forget that.
 func (m *Manager) updateIndex(ctx context.Context, user string, fn func(*index) error) error {
+	ctx = uncached(ctx)
 	ix, err := m.changeIndex(ctx, user, fn)
 	if err != nil {
 		return err

@@ -341,6 +341,47 @@ func (f *lateFailing) Save(ctx context.Context, id session.ID, rec session.Recor
 	return f.Store.Save(ctx, id, rec)
 }
 
+// Two processes, each with a cache that may be a minute behind: who ends sessions misses none that began meanwhile.
+func TestUserSessionsBehindCaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, cached(store), &session.Options{SweepInterval: session.Never}).login()
+		other := newManager(t, cached(store), &session.Options{SweepInterval: session.Never})
+		list := func() int {
+			list, err := other.UserSessions(t.Context(), "ann")
+			if err != nil {
+				t.Error(err)
+			}
+			return len(list)
+		}
+		if n := list(); n != 1 {
+			t.Errorf("the other process sees %d sessions", n)
+		}
+		thief := v.clone()
+		thief.cookie = nil
+		thief.login()
+		if n := list(); n != 2 {
+			t.Errorf("after another login, the other process sees %d sessions", n)
+		}
+		thief.cookie = nil
+		thief.login()
+		owner := v.clone()
+		owner.send(other, func(_ http.ResponseWriter, r *http.Request) {
+			if n, err := other.EndOtherSessions(r.Context()); n != 2 || err != nil {
+				t.Errorf("ended %d others, %v", n, err)
+			}
+		})
+		time.Sleep(time.Minute) // for as long may the first process go by its cache
+		if thief.alive() || !v.alive() {
+			t.Errorf("the thief's session is alive: %v; the owner's: %v", thief.alive(), v.alive())
+		}
+		v.visit(func(s *session.Session) { s.Destroy() })
+		if n := list(); n != 0 {
+			t.Errorf("after the logout, the other process sees %d sessions", n)
+		}
+	})
+}
+
 // Dead entries leave the index, even behind many sessions that live long.
 func TestIndexStaysSmall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
