@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"slices"
+	"sync/atomic"
 )
 
 // Form tokens let a form be sent once, and only by a page that this application served to this session. Against
@@ -54,19 +55,19 @@ func (s *Session) HasFormToken(token string) bool {
 // store, at once, as Save does: of several requests that send the same form at the same time, in whatever
 // processes, one gets true.
 func (s *Session) UseFormToken(ctx context.Context, token string) bool {
-	used := false
+	var used atomic.Bool // as of the last time that the change was made, perhaps by another goroutine
 	formTokens.Update(s, func(tokens [][]byte) [][]byte {
 		i := findFormToken(tokens, token)
-		used = i >= 0
-		if used {
+		used.Store(i >= 0)
+		if i >= 0 {
 			tokens = slices.Delete(tokens, i, i+1)
 		}
 		return tokens
 	})
-	if !used {
+	if !used.Load() {
 		return false
 	}
-	return s.Save(ctx) == nil && used
+	return s.Save(ctx) == nil && used.Load()
 }
 
 // DropFormTokens removes all tokens of the session: no form that is open can be sent any more.

@@ -150,13 +150,19 @@ func (k Key[T]) Set(s *Session, v T) { s.Set(string(k), v) }
 // SetDefault stores the value if there is none, and returns the one that is there then.
 func (k Key[T]) SetDefault(s *Session, v T) T {
 	var result T
+	first := true // later calls come when the session is saved, perhaps by another goroutine
 	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
 		var there T // decoding into v would change what v refers to
-		if ok && s.decode(s.link.id, string(k), old, &there) {
-			result = there
+		found := ok && s.decode(s.link.id, string(k), old, &there)
+		if first {
+			if result = v; found {
+				result = there
+			}
+			first = false
+		}
+		if found {
 			return old, nil
 		}
-		result = v
 		return encodeValue(v)
 	})
 	return result
@@ -168,13 +174,17 @@ func (k Key[T]) SetDefault(s *Session, v T) T {
 // another goroutine. It must not use the session.
 func (k Key[T]) Update(s *Session, fn func(T) T) T {
 	var result T
+	first := true // later calls come when the session is saved, perhaps by another goroutine
 	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
 		var v T
 		if ok && !s.decode(s.link.id, string(k), old, &v) {
 			v = *new(T)
 		}
-		result = fn(v)
-		return encodeValue(result)
+		v = fn(v)
+		if first {
+			result, first = v, false
+		}
+		return encodeValue(v)
 	})
 	return result
 }

@@ -780,7 +780,11 @@ func TestSessionIsSafeForConcurrentUse(t *testing.T) {
 			wg.Go(func() {
 				for range 100 {
 					n.Update(s, func(n int) int { return n + 1 })
+					n.SetDefault(s, 1)
 					s.Len()
+					if err := errors.Join(s.Save(t.Context()), s.Reload(t.Context())); err != nil {
+						t.Error(err)
+					}
 					_ = s.String()
 				}
 			})
