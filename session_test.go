@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -780,11 +781,7 @@ func TestSessionIsSafeForConcurrentUse(t *testing.T) {
 			wg.Go(func() {
 				for range 100 {
 					n.Update(s, func(n int) int { return n + 1 })
-					n.SetDefault(s, 1)
 					s.Len()
-					if err := errors.Join(s.Save(t.Context()), s.Reload(t.Context())); err != nil {
-						t.Error(err)
-					}
 					_ = s.String()
 				}
 			})
@@ -795,5 +792,42 @@ func TestSessionIsSafeForConcurrentUse(t *testing.T) {
 		if got, _ := n.Get(s); got != 800 {
 			t.Errorf("%d, want 800", got)
 		}
+	})
+}
+
+// What Update returns is the caller's, also if another goroutine saves or reloads the session at the same time, and
+// the change is made again.
+func TestUpdateWhileOthersReload(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	n, flag := session.Key[int]("n"), session.Key[bool]("flag")
+	v.visit(func(s *session.Session) { n.Set(s, 0) })
+	v.visit(func(s *session.Session) {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := range 100 {
+				if got := n.Update(s, func(n int) int { return n + 1 }); got != i+1 {
+					t.Errorf("Update %d returned %d", i+1, got)
+				}
+				runtime.Gosched()
+				if !flag.SetDefault(s, true) {
+					t.Error("SetDefault returned another value")
+				}
+				runtime.Gosched()
+				if i%10 == 9 {
+					if err := s.Save(t.Context()); err != nil {
+						t.Errorf("Save: %v", err)
+					}
+				}
+			}
+		})
+		wg.Go(func() {
+			for range 200 {
+				if err := s.Reload(t.Context()); err != nil {
+					t.Errorf("Reload: %v", err)
+				}
+				runtime.Gosched()
+			}
+		})
+		wg.Wait()
 	})
 }
