@@ -380,7 +380,7 @@ func (s *site) startsAnew(ctx context.Context, m *session.Manager, cookie string
 		return err
 	}
 	if _, err := s.store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
-		return fmt.Errorf("Load of the client's ID %v: want session.ErrNotFound, got %v", id, err)
+		return fmt.Errorf("load of the client's ID %v: want session.ErrNotFound, got %v", id, err)
 	}
 	return nil
 }
