@@ -243,8 +243,8 @@ func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
 	return cookie
 }
 
-// set puts the cookie into the header of a response, in place of one of the same name that this package set
-// before, and keeps the response out of shared caches.
+// set puts the cookie into the header of a response, in place of any of the same name, of which there is to be one
+// at most (RFC 6265 section 4.1.1), and keeps the response out of shared caches.
 func (c Cookie) set(header http.Header, cookie *http.Cookie) {
 	line := cookie.String()
 	prefix := c.Name + "="

@@ -489,3 +489,44 @@ func TestVary(t *testing.T) {
 		}
 	}
 }
+
+// A persistent cookie slides along with what a save, or another idle timeout, does to the session's end.
+func TestCookieSlidesWithSave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			Cookie: session.Cookie{Persistent: true}, RenewInterval: session.Never, SweepInterval: session.Never,
+		})
+		for _, step := range []struct {
+			do   func(*session.Session)
+			want int
+		}{
+			{func(s *session.Session) { s.Set("k", 1) }, 900},
+			{func(s *session.Session) { s.Set("k", 2) }, 900},
+			{func(s *session.Session) {
+				s.SetIdleTimeout(time.Hour)
+				if want := time.Now().Add(time.Hour); !s.Expires().Equal(want) {
+					t.Errorf("before the commit the session expires %v, want %v", s.Expires(), want)
+				}
+			}, 3600},
+		} {
+			cookies := v.visit(step.do).Cookies()
+			if len(cookies) != 1 || cookies[0].MaxAge != step.want {
+				t.Errorf("the cookies are %v, want one with Max-Age=%d", cookies, step.want)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// A response has one cookie of the session's name, whoever else set one.
+func TestOneCookieOfTheName(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Set-Cookie", "session_id=of another library")
+		w.Header().Add("Set-Cookie", "session_id2=1")
+		session.FromContext(r.Context()).Set("k", 1)
+	})))
+	if lines := res.Header.Values("Set-Cookie"); len(lines) != 2 || lines[0] != "session_id2=1" || !strings.HasPrefix(lines[1], "session_id=") {
+		t.Errorf("the cookies are %q", lines)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/session"
@@ -594,4 +595,96 @@ func TestContextPrintsNoSecrets(t *testing.T) {
 			}
 		}
 	})), "session_id="+value)
+}
+
+// A new ID that Save stored reaches the client through whoever recovers from a panic, and what came after the Save
+// is dropped for good.
+func TestPanicAfterSave(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	value, _ := begin(t, m)
+	var s *session.Session
+	res := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			recover()
+			w.WriteHeader(http.StatusInternalServerError)
+		}()
+		handle(m, func(its *session.Session) {
+			s = its
+			s.Regenerate()
+			if err := s.Save(t.Context()); err != nil {
+				t.Errorf("Save: %v", err)
+			}
+			s.Set("k", 2)
+			panic("boom")
+		}).ServeHTTP(w, r)
+	}), "session_id="+value)
+	if err := s.Save(t.Context()); err != nil {
+		t.Errorf("Save by a goroutine that was left: %v", err)
+	}
+	serve(handle(m, func(s *session.Session) {
+		if got, _ := s.Get("k"); got != int64(1) {
+			t.Errorf("the value is %v", got)
+		}
+	}), "session_id="+cookieValue(setCookie(t, res.Header, "session_id")))
+}
+
+// A store that waits for its context is waited for as long as Options.StoreTimeout says.
+func TestStoreTimeout(t *testing.T) {
+	for name, wait := range map[string]func(context.Context) error{
+		"Done": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"Err": func(ctx context.Context) error {
+			for range 1000 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			return errors.New("the context does not end")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &waiting{Store: session.NewMemoryStore()}
+				var got error
+				m := newManager(t, store, &session.Options{
+					SweepInterval: session.Never, StoreTimeout: 2 * time.Second,
+					ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { got = err },
+				})
+				value, _ := begin(t, m)
+				store.wait = wait
+				start := time.Now()
+				serve(handle(m, func(s *session.Session) { s.Has("k") }), "session_id="+value)
+				if d := time.Since(start).Round(100 * time.Millisecond); d != 2*time.Second || !errors.Is(got, context.DeadlineExceeded) {
+					t.Errorf("after %v: %v", d, got)
+				}
+			})
+		})
+	}
+}
+
+type waiting struct {
+	session.Store
+	wait func(context.Context) error
+}
+
+func (w *waiting) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	if w.wait != nil {
+		return session.Record{}, w.wait(ctx)
+	}
+	return w.Store.Load(ctx, id)
+}
+
+// Late in a response, a session may become empty: it stays, as its cookie does.
+func TestEmptiedLate(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	value, id := begin(t, m)
+	serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "hello")
+		session.FromContext(r.Context()).Clear()
+	})), "session_id="+value)
+	serve(handle(m, func(s *session.Session) {
+		if s.ID() != id || s.Len() != 0 || s.WasUnknown() {
+			t.Errorf("the session is %v", s)
+		}
+	}), "session_id="+value)
 }

@@ -131,6 +131,21 @@ func TestDestroy(t *testing.T) {
 	})
 }
 
+// The mark of a session that ended a moment before its time answers for the whole of the grace period.
+func TestDestroyAtTheLastMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			AbsoluteTimeout: time.Minute, RenewInterval: session.Never, SweepInterval: session.Never,
+		})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		old := v.clone()
+		time.Sleep(59 * time.Second)
+		v.visit(func(s *session.Session) { s.Destroy() })
+		time.Sleep(29 * time.Second)
+		wantStatus(t, old.visit(func(s *session.Session) { s.Set("k", 2) }), http.StatusConflict)
+	})
+}
+
 // What is set after Destroy begins another session, in the same request.
 func TestDestroyThenSet(t *testing.T) {
 	v := newVisitor(t, session.NewMemoryStore(), nil)

@@ -270,6 +270,27 @@ func TestSetDefaultKeepsItsArgument(t *testing.T) {
 	}
 }
 
+// Nothing of a value that decodes half way is given out.
+func TestHalfDecodedValue(t *testing.T) {
+	type profile struct {
+		A string
+		B int
+	}
+	v := newVisitor(t, session.NewMemoryStore(), &session.Options{Logger: quiet})
+	v.visit(func(s *session.Session) {
+		s.Set("k", map[string]any{"A": "x", "B": "no number"})
+		if got, ok := session.Key[profile]("k").Get(s); ok || got != (profile{}) {
+			t.Errorf("Get returns %v, %v", got, ok)
+		}
+		session.Key[profile]("k").Update(s, func(p profile) profile {
+			if p != (profile{}) {
+				t.Errorf("Update starts from %v", p)
+			}
+			return p
+		})
+	})
+}
+
 // A value that does not decode reads as absent, is reported, and stays.
 func TestUndecodableValueStays(t *testing.T) {
 	var log bytes.Buffer
