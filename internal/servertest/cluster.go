@@ -3,10 +3,8 @@ package servertest
 import (
 	"context"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
-	"time"
 )
 
 const clusterNodes = 3
@@ -65,28 +63,10 @@ func joinCluster(ctx context.Context, g *group) error {
 		}
 	}
 	for _, n := range g.nodes {
-		for {
-			info, err := askRedis(n.addr(), "CLUSTER", "INFO")
-			if err == nil && strings.Contains(info, "cluster_state:ok\r") &&
-				strings.Contains(info, "cluster_known_nodes:"+strconv.Itoa(clusterNodes)+"\r") {
-				break
-			}
-			if ctx.Err() != nil {
-				return fmt.Errorf("%s did not join the cluster: %w, %q", n.addr(), ctx.Err(), info)
-			}
-			pause(ctx)
+		known := "cluster_known_nodes:" + strconv.Itoa(clusterNodes) + "\r"
+		if err := waitRedis(ctx, n, "CLUSTER INFO", "cluster_state:ok\r", known); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// askRedis sends a command on a connection of its own.
-func askRedis(addr string, command ...string) (string, error) {
-	conn, err := net.DialTimeout("tcp", addr, time.Second)
-	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
-	return redisDo(conn, command...)
 }

@@ -56,6 +56,8 @@ func find(kind Kind, durable bool) (*software, error) {
 		return findRedisTLS(durable)
 	case KindRedisCluster:
 		return findRedisCluster(durable)
+	case KindRedisSentinel:
+		return findRedisSentinel(durable)
 	case KindMemcached:
 		return findMemcached()
 	case KindMySQL:

@@ -2,12 +2,15 @@ package servertest
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // findRedis finds Redis, or Valkey in its place.
@@ -54,6 +57,32 @@ func redisCommand(bin, dir string, n *node, durable bool) []string {
 func pingRedis(conn net.Conn) error {
 	_, err := redisDo(conn, "PING")
 	return err
+}
+
+// askRedis sends a command on a connection of its own.
+func askRedis(addr string, command ...string) (string, error) {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	return redisDo(conn, command...)
+}
+
+// waitRedis sends a command until the reply has all the texts.
+func waitRedis(ctx context.Context, n *node, command string, texts ...string) error {
+	for {
+		reply, err := askRedis(n.addr(), strings.Fields(command)...)
+		lacks := func(text string) bool { return !strings.Contains(reply, text) }
+		if err == nil && !slices.ContainsFunc(texts, lacks) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %s does not say %q: %w, %v, %q", n.addr(), command, texts, ctx.Err(), err, reply)
+		}
+		pause(ctx)
+	}
 }
 
 // redisDo sends a command and returns its reply, which must be a single string or number.

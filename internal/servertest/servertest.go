@@ -1,16 +1,16 @@
-// Package servertest runs real servers for tests: Redis, with and without TLS, a Redis Cluster, Memcached, MySQL,
-// MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their files in a
+// Package servertest runs real servers for tests: Redis, with and without TLS, a Redis Cluster, Redis with Sentinel,
+// Memcached, MySQL, MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their files in a
 // temporary directory, and end with the test binary, however that ends.
 //
-// [Redis], [RedisTLS], [RedisCluster], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB] return a server
-// that all tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their
+// [Redis], [RedisTLS], [RedisCluster], [RedisSentinel], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB]
+// return a server that all tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their
 // own. [Start] returns a server of the test's own, which can be paused, killed and restarted.
 //
 // Environment variables:
 //
-//   - SESSION_TEST_REDIS, SESSION_TEST_REDISS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_MEMCACHED,
-//     SESSION_TEST_MYSQL, SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and SESSION_TEST_MONGODB each hold the URL of
-//     a server to share instead of one that this package would start. The tests may write to it as they like. Start
+//   - SESSION_TEST_REDIS, SESSION_TEST_REDISS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_REDIS_SENTINEL,
+//     SESSION_TEST_MEMCACHED, SESSION_TEST_MYSQL, SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and
+//     SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that this package would start. The tests may write to it as they like. Start
 //     ignores them.
 //   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed.
 //   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
@@ -39,7 +39,8 @@ type Server struct {
 	Name string
 	// URL is what session.Open takes: redis://127.0.0.1:PORT/0.
 	URL string
-	// Addrs are the host:port pairs in URL; one, but for a cluster.
+	// Addrs are the host:port pairs of its processes; one, but for a cluster, and for Sentinel, which comes after
+	// the primary and the replica.
 	Addrs []string
 
 	tb    testing.TB
@@ -55,19 +56,20 @@ func (s *Server) Apart(parameter string) string {
 	return s.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
 }
 
-// A Kind is a kind of server. Its text is a scheme that session.Open knows it by, but for a cluster's.
+// A Kind is a kind of server. Its text is a scheme that session.Open knows it by, but for a cluster's and Sentinel's.
 type Kind string
 
 // The kinds of servers.
 const (
-	KindRedis        Kind = "redis"
-	KindRedisTLS     Kind = "rediss"        // by TLS only, with a certificate that is signed by itself
-	KindRedisCluster Kind = "redis-cluster" // three masters without replicas
-	KindMemcached    Kind = "memcached"
-	KindMySQL        Kind = "mysql"
-	KindMariaDB      Kind = "mariadb"
-	KindPostgreSQL   Kind = "postgres"
-	KindMongoDB      Kind = "mongodb"
+	KindRedis         Kind = "redis"
+	KindRedisTLS      Kind = "rediss"         // by TLS only, with a certificate that is signed by itself
+	KindRedisCluster  Kind = "redis-cluster"  // three masters without replicas
+	KindRedisSentinel Kind = "redis-sentinel" // a primary, its replica, and a Sentinel that watches them
+	KindMemcached     Kind = "memcached"
+	KindMySQL         Kind = "mysql"
+	KindMariaDB       Kind = "mariadb"
+	KindPostgreSQL    Kind = "postgres"
+	KindMongoDB       Kind = "mongodb"
 )
 
 // Redis returns the shared Redis server, which keeps nothing on disk.
@@ -81,6 +83,10 @@ func RedisTLS(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisTL
 // RedisCluster returns the shared Redis Cluster of three masters. Its URL names them all:
 // redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as Redis does.
 func RedisCluster(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisCluster) }
+
+// RedisSentinel returns the shared Sentinel, with the primary and the replica that it watches. Its URL names it and
+// them: redis://HOST:PORT/0?master_name=main. It skips or fails the test as Redis does.
+func RedisSentinel(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisSentinel) }
 
 // Memcached returns the shared Memcached server. It skips or fails the test as Redis does.
 func Memcached(tb testing.TB) *Server { tb.Helper(); return share(tb, KindMemcached) }

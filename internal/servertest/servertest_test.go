@@ -16,13 +16,14 @@ import (
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
 var kinds = []Kind{
-	KindRedis, KindRedisTLS, KindRedisCluster, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL, KindMongoDB,
+	KindRedis, KindRedisTLS, KindRedisCluster, KindRedisSentinel, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL,
+	KindMongoDB,
 }
 
 func TestShared(t *testing.T) {
 	shared := map[Kind]func(testing.TB) *Server{
-		KindRedis: Redis, KindRedisTLS: RedisTLS, KindRedisCluster: RedisCluster, KindMemcached: Memcached,
-		KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
+		KindRedis: Redis, KindRedisTLS: RedisTLS, KindRedisCluster: RedisCluster, KindRedisSentinel: RedisSentinel,
+		KindMemcached: Memcached, KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
 	}
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -291,7 +292,7 @@ func put(kind Kind, addrs []string, key string) error {
 		case KindRedisTLS:
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 			fallthrough
-		case KindRedis, KindRedisCluster:
+		case KindRedis, KindRedisCluster, KindRedisSentinel:
 			_, err = redisDo(conn, "SET", key, "1")
 		case KindMemcached:
 			_, err = memcachedDo(conn, "set "+key+" 0 0 1\r\n1")
@@ -317,7 +318,7 @@ func get(kind Kind, addrs []string, key string) (bool, error) {
 		case KindRedisTLS:
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 			fallthrough
-		case KindRedis, KindRedisCluster:
+		case KindRedis, KindRedisCluster, KindRedisSentinel:
 			text, err = redisDo(conn, "GET", key)
 			if errors.Is(err, os.ErrNotExist) {
 				err = nil
