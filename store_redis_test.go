@@ -26,6 +26,12 @@ func TestRedisStore(t *testing.T) {
 	})
 }
 
+func TestValkeyStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store {
+		return openStore(t, servertest.Valkey(t).URL+"?prefix="+uniquePrefix())
+	})
+}
+
 func TestRedisClusterStore(t *testing.T) {
 	sessiontest.Run(t, func(t *testing.T) session.Store {
 		return session.NewRedisStore(redisCluster(t, servertest.RedisCluster(t)), &session.RedisOptions{Prefix: uniquePrefix()})

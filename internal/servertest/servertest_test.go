@@ -16,14 +16,15 @@ import (
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
 var kinds = []Kind{
-	KindRedis, KindRedisTLS, KindRedisCluster, KindRedisSentinel, KindMemcached, KindMySQL, KindMariaDB, KindPostgreSQL,
-	KindMongoDB,
+	KindRedis, KindRedisTLS, KindRedisCluster, KindRedisSentinel, KindValkey, KindMemcached, KindMySQL, KindMariaDB,
+	KindPostgreSQL, KindMongoDB,
 }
 
 func TestShared(t *testing.T) {
 	shared := map[Kind]func(testing.TB) *Server{
 		KindRedis: Redis, KindRedisTLS: RedisTLS, KindRedisCluster: RedisCluster, KindRedisSentinel: RedisSentinel,
-		KindMemcached: Memcached, KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL, KindMongoDB: MongoDB,
+		KindValkey: Valkey, KindMemcached: Memcached, KindMySQL: MySQL, KindMariaDB: MariaDB, KindPostgreSQL: PostgreSQL,
+		KindMongoDB: MongoDB,
 	}
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -292,7 +293,7 @@ func put(kind Kind, addrs []string, key string) error {
 		case KindRedisTLS:
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 			fallthrough
-		case KindRedis, KindRedisCluster, KindRedisSentinel:
+		case KindRedis, KindRedisCluster, KindRedisSentinel, KindValkey:
 			_, err = redisDo(conn, "SET", key, "1")
 		case KindMemcached:
 			_, err = memcachedDo(conn, "set "+key+" 0 0 1\r\n1")
@@ -318,7 +319,7 @@ func get(kind Kind, addrs []string, key string) (bool, error) {
 		case KindRedisTLS:
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 			fallthrough
-		case KindRedis, KindRedisCluster, KindRedisSentinel:
+		case KindRedis, KindRedisCluster, KindRedisSentinel, KindValkey:
 			text, err = redisDo(conn, "GET", key)
 			if errors.Is(err, os.ErrNotExist) {
 				err = nil
