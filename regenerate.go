@@ -197,7 +197,11 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 	}
 	s.content.issued = now.UnixMilli()
 	if _, err := s.save(ctx, &s.next, now); err != nil {
-		if errors.Is(err, ErrConflict) { // nobody else knows this ID
+		if conflict, ok := errors.AsType[*conflictError](err); ok {
+			d, decodeErr := s.m.decode(&s.next, conflict.found.Data)
+			if conflict.err == nil && decodeErr == nil && d.kind == kindRetired { // the index names it since the last try
+				return ErrGone
+			}
 			err = fmt.Errorf("session: the store reports a conflict under a new ID %v", s.next.id)
 		}
 		return err

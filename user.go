@@ -206,8 +206,8 @@ type indexID struct {
 	since int64
 }
 
-// announce makes ids, the last of which is about to come into use, part of the user's sessions. A session that is
-// logged in already is not refused.
+// announce makes ids, the last of which is about to come into use, part of the user's sessions. Without login, the
+// first one is the session's present ID; a session that is logged in already is not refused.
 func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...ID) error {
 	if len(c.user) == 0 {
 		return nil
@@ -217,6 +217,12 @@ func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...I
 	return m.updateIndex(ctx, string(c.user), func(ix *index) error {
 		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage })
 		isNew := i < 0
+		if isNew && !login {
+			// The index was lost, or the session has ended: then it must not come back to cost another one its place.
+			if ended, err := m.hasEnded(ctx, ids[0]); err != nil || ended {
+				return cmp.Or(err, ErrGone)
+			}
+		}
 		if isNew {
 			i = len(ix.entries)
 			ix.entries = append(ix.entries, indexEntry{lineage: c.lineage})
@@ -238,6 +244,25 @@ func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...I
 		}
 		return nil
 	})
+}
+
+// hasEnded reports whether an ID leads to no session any more.
+func (m *Manager) hasEnded(ctx context.Context, id ID) (bool, error) {
+	for hop := range maxHops {
+		rec, err := m.load(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return hop == 0, nil // or there is a successor to come
+		}
+		if err != nil {
+			return false, err
+		}
+		d, err := m.decode(&link{id: id}, rec.Data)
+		if err != nil || d.kind != kindSealed {
+			return err != nil || d.kind == kindRetired, nil
+		}
+		id = d.successor
+	}
+	return false, nil
 }
 
 // maxLooks bounds how many of a user's sessions are looked at, at each login, for whether they are still alive.

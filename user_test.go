@@ -447,6 +447,80 @@ func (s *lateStore) Save(ctx context.Context, id session.ID, rec session.Record)
 	return s.Store.Save(ctx, id, rec)
 }
 
+// A request that outlives its session, and would renew it, takes no place among the user's sessions for it.
+func TestEndedSessionTakesNoPlace(t *testing.T) {
+	for name, before := range map[string]func(*session.Session){
+		"ended":                   nil,
+		"renewed, then ended":     func(s *session.Session) { s.Has("k") },
+		"regenerated, then ended": func(s *session.Session) { s.Regenerate() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			opts := &session.Options{MaxSessionsPerUser: 1, SweepInterval: session.Never, Logger: quiet}
+			v := newVisitor(t, session.NewMemoryStore(), opts)
+			newcomer := v.clone()
+			v.login()
+			time.Sleep(5 * time.Minute)
+			wantStatus(t, v.clone().visit(func(s *session.Session) {
+				s.Has("k")
+				if before != nil {
+					v.visit(before)
+				}
+				v.visit(func(s *session.Session) { s.Destroy() })
+				newcomer.login()
+				s.Set("k", 2)
+			}), http.StatusConflict)
+			if !newcomer.alive() {
+				t.Errorf("%s: it cost another session its life", name)
+			}
+		})
+	}
+}
+
+// A session that is ended while a regeneration is at its second try has ended, as at any other time.
+func TestEndWhileRegenerating(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &meeting{Store: session.NewMemoryStore()}
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet}).login()
+		time.Sleep(5 * time.Minute)
+		other := v.clone()
+		other.m = newManager(t, store.Store, nil)
+		wantStatus(t, v.visit(func(s *session.Session) {
+			s.Regenerate()
+			old := s.ID()
+			var next session.ID
+			store.beforeSave = func(id session.ID, version uint64) {
+				switch {
+				case version == 0:
+					next = id
+				case id == old: // the other one renews it first
+					other.visit(func(s *session.Session) { s.Set("k", 2) })
+				case id == next:
+					if n, err := other.m.EndUserSessions(t.Context(), "ann"); n != 1 || err != nil {
+						t.Errorf("ended %d sessions, %v", n, err)
+					}
+				}
+			}
+		}), http.StatusConflict)
+		store.beforeSave = nil
+		if v.alive() || other.alive() {
+			t.Error("the session is alive")
+		}
+	})
+}
+
+// A meeting is a store at which something happens before a save.
+type meeting struct {
+	session.Store
+	beforeSave func(id session.ID, version uint64)
+}
+
+func (m *meeting) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if m.beforeSave != nil {
+		m.beforeSave(id, rec.Version)
+	}
+	return m.Store.Save(ctx, id, rec)
+}
+
 // A damaged index is replaced, and the sessions that it named come back to it with their renewal.
 func TestIndexHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
