@@ -66,6 +66,9 @@ func (s *Session) load() {
 		s.state = gone
 	}
 	s.begin()
+	if !ended {
+		s.loadOld(ctx)
+	}
 }
 
 // begin makes the session a new one. s.mu is held.
@@ -158,7 +161,12 @@ func (s *Session) commit(parent context.Context, late bool) (cookieAction, error
 		case fresh:
 			err = s.commitFresh(ctx, late)
 		case live:
-			err = s.commitLive(ctx, now, late)
+			if s.stillToMove() {
+				err = s.commitMove(ctx, late)
+			}
+			if err == nil && s.state == live && !s.stillToMove() {
+				err = s.commitLive(ctx, now, late)
+			}
 		}
 	}
 	switch {
@@ -194,7 +202,7 @@ func (s *Session) confirm() {
 // idleAt reports whether a commit would find nothing to do: the usual case for a request that only reads, kept
 // short. s.mu is held.
 func (s *Session) idleAt(now time.Time) bool {
-	if len(s.changes) > 0 || len(s.ended) > 0 || s.todo != 0 {
+	if len(s.changes) > 0 || len(s.ended) > 0 || s.todo != 0 || s.stillToMove() {
 		return false
 	}
 	return s.state != live || !s.renewalDue(now) && !s.touchDue(now)

@@ -35,6 +35,7 @@ type EventKind string
 // What can happen.
 const (
 	EventCreated       EventKind = "created"          // a session was stored for the first time
+	EventMigrated      EventKind = "migrated"         // a session of an old system was stored, see Options.Migration
 	EventRenewed       EventKind = "renewed"          // its ID was changed periodically
 	EventRegenerated   EventKind = "regenerated"      // its ID was changed on demand
 	EventEnded         EventKind = "ended"            // it was destroyed, see Reason

@@ -70,7 +70,7 @@ type RecordInfo struct {
 	User, RemoteAddr, UserAgent        string
 	Keys                               []string // of its values, in ascending order; see Value
 
-	// Successor is the ID that a sealed record leads to. It is readable in any case.
+	// Successor is the ID that a sealed or moved record leads to. It is readable in any case.
 	Successor ID
 	// Regenerated says of a retired ID that its session lives on under one that this one does not lead to. It is
 	// readable in any case.
@@ -91,6 +91,7 @@ const (
 	RecordLive    RecordKind = "live"    // a session
 	RecordSealed  RecordKind = "sealed"  // the former ID of a session that was renewed, which leads to its successor
 	RecordRetired RecordKind = "retired" // the mark of an ID that was ended or regenerated
+	RecordMoved   RecordKind = "moved"   // the mark of an old system's session, which leads to what became of it
 	RecordIndex   RecordKind = "index"   // names the sessions of a user
 	RecordLock    RecordKind = "lock"    // says who works on a session exclusively
 	RecordDamaged RecordKind = "damaged" // not what this package wrote under this ID
@@ -141,6 +142,8 @@ func (m *Manager) inspect(id ID, rec Record) RecordInfo {
 		info.describe(m, &d.content)
 	case kindRetired:
 		info.Kind, info.Regenerated = RecordRetired, d.regenerated
+	case kindMoved:
+		info.Kind, info.Successor = RecordMoved, d.successor
 	case kindLock:
 		info.Kind = RecordLock
 		_, info.LockedUntil = m.decodeLock(&l, rec.Data)

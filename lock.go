@@ -73,6 +73,12 @@ type heldLock struct {
 // takeLock locks the session and looks at it again. s.mu is held.
 func (s *Session) takeLock(parent context.Context) error {
 	m := s.m
+	if err := s.moveNow(parent); err != nil {
+		return err
+	}
+	if s.state == gone {
+		return ErrGone
+	}
 	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
 	defer cancel()
 	id := sha256.Sum256([]byte(strings.Join([]string{"session lock", m.namespace, string(s.content.lineage[:])}, "\x00")))

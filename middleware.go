@@ -41,6 +41,7 @@ type Manager struct {
 	logger          *slog.Logger
 	observer        func(context.Context, Event)
 	clientAddr      func(*http.Request) netip.Addr
+	migration       *Migration
 
 	queues  queues
 	sweeper sweeper
@@ -256,7 +257,7 @@ func (x *exchange) begin() error {
 		maps.Copy(header, x.before)
 	}
 	if x.cookie != nil {
-		x.m.cookie.set(header, x.cookie)
+		x.setCookie()
 	}
 	if x.session.wasUsed() {
 		varyCookie(header)
@@ -315,7 +316,7 @@ func (x *exchange) abort() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if !x.sent && x.cookie != nil {
-		x.m.cookie.set(x.w.Header(), x.cookie)
+		x.setCookie()
 		varyCookie(x.w.Header())
 	}
 	x.session.mu.Lock()

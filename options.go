@@ -98,6 +98,10 @@ type Options struct {
 	// concurrent use. It must not use the session. Nil means none.
 	Observer func(context.Context, Event)
 
+	// Migration takes over the sessions of the session system that the application used before. Nil means that there
+	// is none.
+	Migration *Migration
+
 	// ClientAddr returns the address of the client behind a request. Nil means that of the connection, which
 	// behind a proxy is the proxy's: trust a forwarded header only if every request comes through a proxy
 	// that sets it.
@@ -168,6 +172,10 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 	}
 	if m.idleTimeout > 0 && m.touchEvery >= m.idleTimeout {
 		fault("Options.TouchInterval is %v: sessions in use would end, it must be shorter than the IdleTimeout of %v", m.touchEvery, m.idleTimeout)
+	}
+	if opts.Migration != nil {
+		m.migration, err = opts.Migration.check(cookie.Name)
+		errs = append(errs, err)
 	}
 	sweepEvery := duration("SweepInterval", opts.SweepInterval, 5*time.Minute, true)
 	for _, s := range append([][]byte{secret}, opts.PreviousSecrets...) {

@@ -15,7 +15,8 @@ import (
 //	checksum  8 bytes: xxhash64 of the ID and all that follows
 //	format    1 byte
 //	kind      1 byte
-//	header    of a sealed record: nonce, successor's ID; of a retired one: why, end of the grace period, recent writes
+//	header    of a sealed or moved record: nonce, successor's ID; of a retired one: why; of a moved or retired one: end
+//	          of the grace period; of a retired one: recent writes
 //	payload   of a live or sealed record: the content
 //
 // Integers are unsigned varints, times Unix milliseconds, strings and values come behind their length. The
@@ -38,6 +39,7 @@ const (
 	kindRetired recordKind = 'R' // the mark of an ID that was destroyed or regenerated
 	kindIndex   recordKind = 'I' // the sessions of a user
 	kindLock    recordKind = 'K' // who works on a session exclusively
+	kindMoved   recordKind = 'M' // the mark of a session of an old system: where it went on
 )
 
 // errDamaged means that the bytes under an ID are not a record that this package wrote there.
@@ -80,12 +82,12 @@ type value struct {
 type decoded struct {
 	kind      recordKind
 	content   content // of a live or sealed record; of a retired one, the writes alone
-	nonce     []byte  // of a sealed record: the mark of the write that made it so
-	successor ID      // of a sealed record
+	nonce     []byte  // of a sealed or moved record: the mark of the write that made it so
+	successor ID      // of a sealed or moved record
 	payload   []byte  // of an index or lock record
-	// of a retired record: until when it answers as gone, later as unknown; and whether it was regenerated
+	// of a retired record: until when it answers as gone, later as unknown; of a moved one: until when it leads on
 	goneUntil   int64
-	regenerated bool
+	regenerated bool // of a retired record: its session lives on
 }
 
 // wrote reports whether the record bears the mark of the given write.
@@ -165,6 +167,10 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 			return decoded{}, errDamaged
 		}
 		d.payload, r.rest = r.rest, nil
+	case kindMoved:
+		d.nonce = r.take(markSize)
+		copy(d.successor[:], r.take(len(d.successor)))
+		d.goneUntil = r.time()
 	case kindSealed:
 		d.nonce = r.take(markSize)
 		copy(d.successor[:], r.take(len(d.successor)))

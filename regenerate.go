@@ -96,6 +96,10 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 				return decoded{}, nil
 			}
 			return d, nil
+		case kindMoved:
+			if time.Now().UnixMilli() >= d.goneUntil {
+				return decoded{}, nil
+			}
 		}
 		next, ok := m.successor(l, &d)
 		if !ok { // sealed under a secret that is no longer known
@@ -103,7 +107,7 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 		}
 		*l = next
 		rec, err = m.load(ctx, l.id)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, ErrNotFound) && d.kind == kindSealed {
 			rec, err = m.createSuccessor(ctx, l, &d.content)
 		}
 	}
@@ -277,6 +281,9 @@ func (s *Session) retireEnded(ctx context.Context) error {
 		if first {
 			s.m.observe(ctx, Event{Kind: EventEnded, ID: s.ended[0].id, Reason: "destroyed"})
 			s.m.forgetRecord(ctx, &s.ended[0])
+			if s.ended[0].old != nil {
+				s.endOld(ctx, s.ended[0].id)
+			}
 		}
 		s.ended = s.ended[1:]
 	}
@@ -313,6 +320,9 @@ func (m *Manager) retire(ctx context.Context, l *link, regenerated bool) error {
 	}
 	if stays.Before(goneUntil) {
 		stays = goneUntil
+	}
+	if l.old != nil {
+		stays = l.old.markExpires(goneUntil)
 	}
 	write := newMark()
 	mark := Record{Version: l.version, cas: l.cas, Expires: stays}

@@ -60,6 +60,12 @@ type origin interface {
 	commit(ctx context.Context) error
 	// reachable reports whether a cookie that is set would get to the client, as far as that is known.
 	reachable() bool
+	// oldCookie returns the value of the old system's cookie, empty without one.
+	oldCookie() string
+	// loadOld returns the old system's session, nil if there is none.
+	loadOld(ctx context.Context) (*OldSession, error)
+	// endOld ends the old system's session.
+	endOld(ctx context.Context) error
 	// context returns the request's context.
 	context() context.Context
 }
@@ -94,6 +100,7 @@ type link struct {
 	cas     uint64
 	expires time.Time
 	data    []byte
+	old     *OldSession // set as long as there is none, but a session of the old system that is still to move
 
 	overtaken bool // the last save's reply was lost, and when it was looked for, others had saved after it
 }
@@ -377,7 +384,7 @@ func (s *Session) Reload(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	if s.err != nil || s.state != live {
+	if s.err != nil || s.state != live || s.stillToMove() {
 		if s.err == nil && s.state == gone {
 			return ErrGone
 		}
@@ -398,6 +405,9 @@ func (s *Session) ID() ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
+	if s.stillToMove() {
+		return ID{}
+	}
 	return s.link.id
 }
 

@@ -86,13 +86,16 @@ type UserSession struct {
 // UserSessions returns the live sessions of a user, the most recently used first.
 func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession, error) {
 	ctx = uncached(ctx)
-	_, ix, err := m.loadIndex(ctx, user)
-	if err != nil {
-		return nil, err
-	}
 	var current lineage
 	if s := m.lookup(ctx); s != nil {
 		current = s.lineage()
+	}
+	if err := m.settle(ctx); err != nil {
+		return nil, err
+	}
+	_, ix, err := m.loadIndex(ctx, user)
+	if err != nil {
+		return nil, err
 	}
 	var list []UserSession
 	for _, e := range ix.entries {
@@ -166,6 +169,9 @@ type lineage = [16]byte
 // index says that they are to end, they end, the index forgets them. If a process dies in between, the next write
 // to the index finishes the work.
 func (m *Manager) endSessions(parent context.Context, user string, match func(*indexEntry) bool) (int, error) {
+	if err := m.settle(parent); err != nil {
+		return 0, err
+	}
 	ctx := newStoreContext(parent, m.storeTimeout)
 	defer ctx.cancel()
 	n := 0
