@@ -35,7 +35,7 @@ func TestNamedTestsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, document := range []string{"README.md", "SECURITY.md"} {
+	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
