@@ -7,6 +7,7 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
 FUZZTIME    = 10m
+ROUNDS      = 1000
 
 # Tests of stores alone, for which it makes no difference what the records hold.
 NOT_ENCRYPTED = Store|UserRaces|Process|Anonymous|TestSessions|Redis|Memcache|Mongo|MySQL|Postgres|Cache|Crash|Dir|File|SQL|Fuzz
@@ -16,7 +17,7 @@ NOT_ENCRYPTED = Store|UserRaces|Process|Anonymous|TestSessions|Redis|Memcache|Mo
 test: install check
 	@for dir in $(MODULES); do \
 		echo "== go test -race ./... in $$dir" && \
-		(cd $$dir && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...) || exit 1; \
+		(cd $$dir && SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=$(ROUNDS) go test -race -timeout 30m ./...) || exit 1; \
 	done
 	@echo "== the core once more, with EncryptAtRest"
 	@SESSION_TEST_ENCRYPTED=1 go test -race -skip '$(NOT_ENCRYPTED)' .

@@ -14,8 +14,6 @@ import (
 	"example.com/session"
 )
 
-const hitCounter session.Key[int] = "hits"
-
 // processManager returns the manager that all processes of TestProcesses use.
 func processManager(dir string) (*session.Manager, session.Store, error) {
 	store, err := session.NewDirStore(dir, &session.DirOptions{NoSync: true})

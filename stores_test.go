@@ -14,38 +14,89 @@ import (
 	"example.com/session/sessiontest"
 )
 
-// stores makes a store of each kind, in a namespace that nobody else uses, at a real server where it needs one.
-var stores = []struct {
-	name string
-	open func(t *testing.T) session.Store
-}{
-	{"memory", func(*testing.T) session.Store { return session.NewMemoryStore() }},
-	{"file", func(t *testing.T) session.Store {
-		// Without a sync each save takes microseconds; what a sync is for is shown by the crash tests.
-		return closed(t)(open(session.NewFileStore(filepath.Join(t.TempDir(), "sessions.db"), &session.FileOptions{NoSync: true})))
+// stores are the kinds of stores, at a real server where one is needed.
+var stores = []storeKind{
+	{"memory", private, nowhere, func(context.Context, string) (session.Store, error) {
+		return session.NewMemoryStore(), nil
 	}},
-	{"dir", func(t *testing.T) session.Store {
-		return closed(t)(open(session.NewDirStore(filepath.Join(t.TempDir(), "sessions"), &session.DirOptions{NoSync: true})))
+	// Without a sync each save takes microseconds; what a sync is for is shown by the crash tests.
+	{"file", oneProcess, newPath, func(_ context.Context, path string) (session.Store, error) {
+		return open(session.NewFileStore(path, &session.FileOptions{NoSync: true}))
 	}},
-	{"redis", func(t *testing.T) session.Store { return openServer(t, servertest.Redis(t), "prefix") }},
-	{"redis cluster", func(t *testing.T) session.Store { return openServer(t, servertest.RedisCluster(t), "prefix") }},
-	{"memcached", func(t *testing.T) session.Store { return openServer(t, servertest.Memcached(t), "prefix") }},
-	{"mysql", func(t *testing.T) session.Store { return openServer(t, servertest.MySQL(t), "table") }},
-	{"mariadb", func(t *testing.T) session.Store { return openServer(t, servertest.MariaDB(t), "table") }},
-	{"postgres", func(t *testing.T) session.Store { return openServer(t, servertest.PostgreSQL(t), "table") }},
-	{"mongodb", func(t *testing.T) session.Store { return openServer(t, servertest.MongoDB(t), "collection") }},
-	{"cache of memory", func(*testing.T) session.Store { return session.NewCacheStore(session.NewMemoryStore(), nil) }},
-	{"cache of redis", func(t *testing.T) session.Store {
-		return session.NewCacheStore(openServer(t, servertest.Redis(t), "prefix"), nil)
+	{"dir", processes, newPath, func(_ context.Context, path string) (session.Store, error) {
+		return open(session.NewDirStore(path, &session.DirOptions{NoSync: true}))
 	}},
+	{"redis", processes, at(servertest.Redis, "prefix"), session.Open},
+	{"redis cluster", processes, at(servertest.RedisCluster, "prefix"), session.Open},
+	{"memcached", processes, at(servertest.Memcached, "prefix"), session.Open},
+	{"mysql", processes, at(servertest.MySQL, "table"), session.Open},
+	{"mariadb", processes, at(servertest.MariaDB, "table"), session.Open},
+	{"postgres", processes, at(servertest.PostgreSQL, "table"), session.Open},
+	{"mongodb", processes, at(servertest.MongoDB, "collection"), session.Open},
+	{"cache of memory", private, nowhere, func(context.Context, string) (session.Store, error) {
+		return session.NewCacheStore(session.NewMemoryStore(), nil), nil
+	}},
+	{"cache of redis", processes, at(servertest.Redis, "prefix"), func(ctx context.Context, url string) (session.Store, error) {
+		store, err := session.Open(ctx, url)
+		if err != nil {
+			return nil, err
+		}
+		return session.NewCacheStore(store, nil), nil
+	}},
+}
+
+// A storeKind is a kind of store.
+type storeKind struct {
+	name   string
+	shared sharing
+	place  func(t *testing.T) string // returns where nobody else has a store
+	open   func(ctx context.Context, place string) (session.Store, error)
+}
+
+// sharing says who can open a store at one place.
+type sharing int
+
+const (
+	private    sharing = iota // nobody: each that is opened is another one
+	oneProcess                // one process after the other
+	processes                 // any number of processes
+)
+
+func nowhere(*testing.T) string { return "" }
+
+func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "sessions") }
+
+// at returns a function that returns the URL of a server, with a name of its own for table, collection or prefix.
+func at(server func(testing.TB) *servertest.Server, parameter string) func(*testing.T) string {
+	return func(t *testing.T) string { return server(t).Apart(parameter) }
 }
 
 // eachStore runs a test on every backend.
 func eachStore(t *testing.T, fn func(t *testing.T, newStore func(*testing.T) session.Store)) {
 	t.Helper()
-	for _, s := range stores {
-		t.Run(s.name, func(t *testing.T) { fn(t, s.open) })
+	eachShared(t, private, func(t *testing.T, kind storeKind) { fn(t, kind.newStore) })
+}
+
+// eachShared runs a test on every backend at which several processes can meet, or one after the other.
+func eachShared(t *testing.T, least sharing, fn func(t *testing.T, kind storeKind)) {
+	t.Helper()
+	for _, kind := range stores {
+		if kind.shared >= least {
+			t.Run(kind.name, func(t *testing.T) { fn(t, kind) })
+		}
 	}
+}
+
+// newStore returns a store that nobody else uses.
+func (k storeKind) newStore(t *testing.T) session.Store {
+	t.Helper()
+	return k.openAt(t, k.place(t))
+}
+
+// openAt returns a store at a place that others may use, too.
+func (k storeKind) openAt(t *testing.T, place string) session.Store {
+	t.Helper()
+	return closed(t)(k.open(t.Context(), place))
 }
 
 // openServer opens a store on a server by its URL, with a name of its own for table, collection or prefix.
