@@ -91,6 +91,16 @@ func (b *Browser) Cookies() []*http.Cookie {
 	return b.client.Jar.Cookies(at)
 }
 
+// SetCookie gives it a cookie for the program.
+func (b *Browser) SetCookie(c *http.Cookie) {
+	b.t.Helper()
+	at, err := url.Parse(b.Base)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.client.Jar.SetCookies(at, []*http.Cookie{c})
+}
+
 // Do returns the status and the body that a request ends with. Form is sent unless it is nil. It may be called by
 // several goroutines.
 func (b *Browser) Do(method, path string, form url.Values) (status int, page string) {

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+
+	"example.com/session/internal/program"
+)
+
+func TestFrameworks(t *testing.T) {
+	bin := program.Build(t)
+	for framework := range frameworks {
+		t.Run(framework, func(t *testing.T) {
+			at, stop := program.Start(t, bin, 1, "-framework", framework)
+			b := program.NewBrowser(t, at[0])
+			b.Want("Hello stranger, this is visit 1.\n", "GET", "/", nil)
+			before := b.Cookies()
+			b.Want("Hello ann, this is visit 2.\n", "POST", "/login", url.Values{"user": {"ann"}})
+			cookies := b.Cookies()
+			if len(before) != 1 || len(cookies) != 1 || before[0].Value == cookies[0].Value {
+				t.Fatalf("before the login the browser has %v, and then %v", before, cookies)
+			}
+
+			// Requests at the same time all count.
+			const parallel = 8
+			pages := make([]string, parallel)
+			var all sync.WaitGroup
+			for i := range pages {
+				all.Go(func() { _, pages[i] = b.Do("GET", "/", nil) })
+			}
+			all.Wait()
+			b.Want(fmt.Sprintf("Hello ann, this is visit %d.\n", 2+parallel+1), "GET", "/", nil)
+
+			b.Want("Hello stranger, this is visit 1.\n", "POST", "/logout", nil)
+			for _, old := range slices.Concat(before, cookies) { // of a session that has another ID, or has ended
+				alone := program.NewBrowser(t, at[0])
+				alone.SetCookie(old)
+				if status, page := alone.Do("GET", "/", nil); status != http.StatusConflict {
+					t.Errorf("a cookie from before: %d %q", status, page)
+				}
+			}
+			if status, _ := b.Do("GET", "/nowhere", nil); status != http.StatusNotFound {
+				t.Errorf("/nowhere: %d", status)
+			}
+			if err := stop(); err != nil {
+				t.Errorf("SIGTERM: %v", err)
+			}
+		})
+	}
+}
