@@ -11,10 +11,11 @@ import (
 
 // children are what a test can run in a process of its own: see childCommand.
 var children = map[string]func(){
-	"open":      childOpen,
-	"increment": childIncrement,
-	"write":     childWrite,
-	"visits":    childVisits,
+	"open":       childOpen,
+	"increment":  childIncrement,
+	"write":      childWrite,
+	"visits":     childVisits,
+	"casualties": childCasualties,
 }
 
 func TestMain(m *testing.M) {
