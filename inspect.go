@@ -80,7 +80,7 @@ type RecordInfo struct {
 	// LockedUntil is when a lock ends unless its holder prolongs it; zero if nobody holds it.
 	LockedUntil time.Time
 
-	values []value
+	values values
 }
 
 // A RecordKind tells what a record is for.
@@ -100,8 +100,8 @@ const (
 // Value returns the value under a key in CBOR diagnostic notation (RFC 8949 section 8), and whether there is one. It
 // is plain text on one line, control characters escaped; what has no such notation is hexadecimal, as in h'ff'.
 func (r *RecordInfo) Value(key string) (string, bool) {
-	c := content{values: r.values}
-	data, ok := c.get(key)
+	values := r.values // get may rearrange them
+	data, ok := values.get(key)
 	if !ok {
 		return "", false
 	}
@@ -173,11 +173,8 @@ func (r *RecordInfo) describe(m *Manager, c *content) {
 		r.AuthenticatedAt = time.UnixMilli(c.authenticated)
 	}
 	r.User, r.RemoteAddr, r.UserAgent = string(c.user), string(c.remoteAddr), string(c.userAgent)
+	r.Keys = c.values.keys()
 	r.values = c.values
-	r.Keys = make([]string, len(c.values))
-	for i, v := range c.values {
-		r.Keys[i] = string(v.key)
-	}
 }
 
 // End ends the session that an ID leads to, over renewals too, as Session.Destroy does: requests in flight cannot

@@ -67,10 +67,23 @@ type content struct {
 	remoteAddr    []byte
 	userAgent     []byte
 	user          []byte
-	binding       []byte  // hash of what Options.Bind computed, empty for none
-	writes        []byte  // marks of the most recent writes, newest last, markSize bytes each
-	values        []value // in ascending order of their keys
+	binding       []byte // hash of what Options.Bind computed, empty for none
+	writes        []byte // marks of the most recent writes, newest last, markSize bytes each
+	values        values
 }
+
+// values are a session's values in ascending order of their keys. As long as they are few and nothing is to change, they
+// are the bytes of the record: most requests read one or two, and a list would cost more than that
+// (BenchmarkRequest/read).
+type values struct {
+	packed []byte // the record's, each key and value behind its length
+	list   []value
+	len    int
+}
+
+// maxPacked is how many values at most are looked up in the bytes of the record: with more, a list pays as soon as a
+// request reads several.
+const maxPacked = 16
 
 // A value is a key with its CBOR encoding. Its bytes may be part of a Record's Data: they are never modified.
 type value struct {
@@ -216,10 +229,7 @@ func checksum(id ID, data []byte) uint64 {
 func (c *content) size() int {
 	const number = binary.MaxVarintLen64
 	n := 10*number + 1 + len(c.lineage) + len(c.remoteAddr) + len(c.userAgent) + len(c.user) + len(c.binding) + 1 + len(c.writes) + number
-	for _, v := range c.values {
-		n += 2*5 + len(v.key) + len(v.data) // a length below 2³² takes 5 bytes at most
-	}
-	return n
+	return n + c.values.size()
 }
 
 func (c *content) append(b []byte) []byte {
@@ -232,12 +242,7 @@ func (c *content) append(b []byte) []byte {
 	b = appendBytes(b, c.user)
 	b = appendBytes(b, c.binding)
 	b = appendWrites(b, c.writes)
-	b = binary.AppendUvarint(b, uint64(len(c.values)))
-	for _, v := range c.values {
-		b = appendBytes(b, v.key)
-		b = appendBytes(b, v.data)
-	}
-	return b
+	return c.values.append(b)
 }
 
 func (c *content) read(r *reader) {
@@ -248,24 +253,7 @@ func (c *content) read(r *reader) {
 	c.remoteAddr, c.userAgent, c.user, c.binding = r.bytes(), r.bytes(), r.bytes(), r.bytes()
 	c.writes = r.writes()
 	r.bad = r.bad || c.persistent > byte(lastPersistence)
-	count := r.uvarint()
-	if r.bad || count > uint64(len(r.rest)/2) { // each value takes two bytes or more
-		r.bad = true
-		return
-	}
-	if count == 0 {
-		return
-	}
-	c.values = make([]value, count)
-	for i := range c.values {
-		c.values[i] = value{key: r.bytes(), data: r.bytes()}
-		if i > 0 && bytes.Compare(c.values[i-1].key, c.values[i].key) >= 0 {
-			r.bad = true
-		}
-		if r.bad {
-			return
-		}
-	}
+	c.values.read(r)
 }
 
 // remember adds a write to those that the record knows of. Older ones than keep need not stay: their writers
@@ -281,44 +269,130 @@ func (c *content) remember(write []byte, now int64, keep time.Duration) {
 	c.writes = slices.Concat(earlier, write)
 }
 
-// find returns the position of the key among the values, or where it would be inserted.
-func (c *content) find(key string) (int, bool) {
-	lo, hi := 0, len(c.values)
+// empty reports whether there is nothing in it that would be worth a record.
+func (c *content) empty() bool { return c.values.len == 0 && len(c.user) == 0 }
+
+// get returns the value under the key.
+func (v *values) get(key string) ([]byte, bool) {
+	if v.packed == nil {
+		if i, ok := v.find(key); ok {
+			return v.list[i].data, true
+		}
+		return nil, false
+	}
+	for r := (reader{rest: v.packed}); len(r.rest) > 0; {
+		if k, data := r.bytes(), r.bytes(); string(k) == key {
+			return data, true
+		}
+	}
+	return nil, false
+}
+
+func (v *values) set(key string, data []byte) {
+	v.unpack()
+	i, ok := v.find(key)
+	if ok {
+		v.list[i].data = data
+		return
+	}
+	v.list = slices.Insert(v.list, i, value{[]byte(key), data})
+	v.len = len(v.list)
+}
+
+func (v *values) delete(key string) {
+	v.unpack()
+	if i, ok := v.find(key); ok {
+		v.list = slices.Delete(v.list, i, i+1)
+		v.len = len(v.list)
+	}
+}
+
+func (v *values) keys() []string {
+	v.unpack()
+	keys := make([]string, len(v.list))
+	for i := range v.list {
+		keys[i] = string(v.list[i].key)
+	}
+	return keys
+}
+
+// find returns the position of the key in the list, or where it would be inserted.
+func (v *values) find(key string) (int, bool) {
+	lo, hi := 0, len(v.list)
 	for lo < hi {
 		mid := int(uint(lo+hi) / 2)
-		if string(c.values[mid].key) < key {
+		if string(v.list[mid].key) < key {
 			lo = mid + 1
 		} else {
 			hi = mid
 		}
 	}
-	return lo, lo < len(c.values) && string(c.values[lo].key) == key
+	return lo, lo < len(v.list) && string(v.list[lo].key) == key
 }
 
-func (c *content) get(key string) ([]byte, bool) {
-	if i, ok := c.find(key); ok {
-		return c.values[i].data, true
-	}
-	return nil, false
-}
-
-func (c *content) set(key string, data []byte) {
-	i, ok := c.find(key)
-	if ok {
-		c.values[i].data = data
+// unpack makes the list.
+func (v *values) unpack() {
+	if v.packed == nil {
 		return
 	}
-	c.values = slices.Insert(c.values, i, value{[]byte(key), data})
+	v.list = make([]value, v.len)
+	r := reader{rest: v.packed}
+	for i := range v.list {
+		v.list[i] = value{key: r.bytes(), data: r.bytes()}
+	}
+	v.packed = nil
 }
 
-func (c *content) delete(key string) {
-	if i, ok := c.find(key); ok {
-		c.values = slices.Delete(c.values, i, i+1)
+// size returns at least the number of bytes that append adds, less the first of them, the count.
+func (v *values) size() int {
+	n := len(v.packed)
+	for i := range v.list {
+		n += 2*5 + len(v.list[i].key) + len(v.list[i].data) // a length below 2³² takes 5 bytes at most
+	}
+	return n
+}
+
+func (v *values) append(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(v.len))
+	b = append(b, v.packed...)
+	for i := range v.list {
+		b = appendBytes(b, v.list[i].key)
+		b = appendBytes(b, v.list[i].data)
+	}
+	return b
+}
+
+// read takes the rest of a record, and looks through it.
+func (v *values) read(r *reader) {
+	count := r.uvarint()
+	if r.bad || count > uint64(len(r.rest)/2) { // each value takes two bytes or more
+		r.bad = true
+		return
+	}
+	if count == 0 {
+		return
+	}
+	v.len = int(count)
+	if v.len > maxPacked {
+		v.list = make([]value, v.len)
+	}
+	all := r.rest
+	var last []byte
+	for i := range v.len {
+		key, data := r.bytes(), r.bytes()
+		if r.bad || i > 0 && bytes.Compare(last, key) >= 0 {
+			r.bad = true
+			return
+		}
+		last = key
+		if v.list != nil {
+			v.list[i] = value{key, data}
+		}
+	}
+	if v.list == nil {
+		v.packed = all[:len(all)-len(r.rest)]
 	}
 }
-
-// empty reports whether there is nothing in it that would be worth a record.
-func (c *content) empty() bool { return len(c.values) == 0 && len(c.user) == 0 }
 
 func appendNumbers(b []byte, numbers ...uint64) []byte {
 	for _, n := range numbers {

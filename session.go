@@ -241,7 +241,7 @@ func (s *Session) find(key string) (id ID, data []byte, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	data, ok = s.content.get(key)
+	data, ok = s.content.values.get(key)
 	return s.link.id, data, ok
 }
 
@@ -311,7 +311,7 @@ func (s *Session) Has(key string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	_, ok := s.content.find(key)
+	_, ok := s.content.values.get(key)
 	return ok
 }
 
@@ -320,7 +320,7 @@ func (s *Session) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	return len(s.content.values)
+	return s.content.values.len
 }
 
 // Keys returns the keys, in ascending order.
@@ -328,11 +328,7 @@ func (s *Session) Keys() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	keys := make([]string, len(s.content.values))
-	for i, v := range s.content.values {
-		keys[i] = string(v.key)
-	}
-	return keys
+	return s.content.values.keys()
 }
 
 // All goes through the keys and values as they are when the loop begins, in ascending order of the keys. The
@@ -554,12 +550,8 @@ func (s *Session) LogValue() slog.Value {
 	if s.state == live {
 		attrs = append(attrs, slog.String("id", s.link.id.String()), slog.Time("expires", s.link.expires))
 	}
-	keys := make([]string, len(s.content.values))
-	for i, v := range s.content.values {
-		keys[i] = string(v.key)
-	}
 	attrs = append(attrs, slog.Time("created", time.UnixMilli(s.content.created)),
-		slog.Any("keys", keys), slog.Int("changes", len(s.changes)))
+		slog.Any("keys", s.content.values.keys()), slog.Int("changes", len(s.changes)))
 	if s.err != nil {
 		attrs = append(attrs, slog.String("err", s.err.Error()))
 	}
@@ -612,20 +604,20 @@ const (
 func (ch *change) apply(c *content) error {
 	switch ch.kind {
 	case changeSet:
-		c.set(ch.key, ch.data)
+		c.values.set(ch.key, ch.data)
 	case changeDelete:
-		c.delete(ch.key)
+		c.values.delete(ch.key)
 	case changeClear:
-		c.values = nil
+		c.values = values{}
 	case changeMeta:
 		ch.meta(c)
 	case changeUpdate:
-		old, ok := c.get(ch.key)
+		old, ok := c.values.get(ch.key)
 		data, err := ch.update(old, ok)
 		if err != nil {
 			return unencodable(ch.key, err)
 		}
-		c.set(ch.key, data)
+		c.values.set(ch.key, data)
 	}
 	return nil
 }
@@ -644,8 +636,8 @@ func (s *Session) change(ch change) {
 	for _, earlier := range s.changes {
 		pending = pending || earlier.touches(&ch)
 	}
-	old, had := s.content.get(ch.key)
-	before := len(s.content.values)
+	old, had := s.content.values.get(ch.key)
+	before := s.content.values.len
 	if err := ch.apply(&s.content); err != nil {
 		s.fail(err)
 		return
@@ -654,7 +646,7 @@ func (s *Session) change(ch change) {
 		s.note(ch)
 		return
 	}
-	data, has := s.content.get(ch.key)
+	data, has := s.content.values.get(ch.key)
 	same := had == has && bytes.Equal(old, data)
 	if ch.kind == changeClear {
 		same = before == 0
