@@ -32,7 +32,8 @@ const (
 
 // load finds the session that the request's cookies lead to. s.mu is held.
 func (s *Session) load() {
-	ctx := newStoreContext(s.origin.context(), s.m.storeTimeout)
+	ctx := &s.loading // part of the session to save an allocation (BenchmarkRequest/read)
+	ctx.parent, ctx.timeout = s.origin.context(), s.m.storeTimeout
 	defer ctx.cancel()
 	ended := false
 	for n := 0; s.origin.candidate(&n, &s.link); {
@@ -231,7 +232,7 @@ func (s *Session) commitFresh(ctx context.Context, late bool) error {
 		return err
 	}
 	if err := s.m.announce(ctx, &s.content, true, s.link.id); err != nil {
-		s.next = s.link
+		s.next = &s.link
 		s.dropNext(ctx)
 		return err
 	}
@@ -261,10 +262,8 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		return err
 	}
 	handed.yield(ctx)
-	handOver := handover{streak: handed.streak + 1}
-	began := time.Now()
+	handOver := handover{streak: handed.streak + 1, began: time.Now()}
 	defer func() {
-		handOver.took = time.Since(began)
 		s.m.queues.leave(place, handOver)
 	}()
 	defer s.dropNext(ctx)
@@ -604,9 +603,9 @@ type queue struct {
 
 // A handover is what a commit leaves to the next one in the queue.
 type handover struct {
-	saved  Record        // the record as it is now, if that is known
-	streak int           // how many commits have passed without a pause
-	took   time.Duration // how long the last one was at the store
+	saved  Record    // the record as it is now, if that is known
+	streak int       // how many commits have passed without a pause
+	began  time.Time // when the last one came to the store
 }
 
 // maxStreak is how many commits of one session a process may do in a row before it lets others have a go.
@@ -622,7 +621,7 @@ func (h *handover) yield(ctx context.Context) {
 		return
 	}
 	h.streak = 0
-	timer := time.NewTimer(min(3*h.took, maxYield))
+	timer := time.NewTimer(min(3*time.Since(h.began), maxYield))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -634,14 +633,18 @@ func (h *handover) yield(ctx context.Context) {
 // caller passes what it leaves itself to leave.
 func (q *queues) enter(ctx context.Context, id ID) (handover, error) {
 	q.mu.Lock()
-	line := q.queues[id]
-	if line == nil {
+	line, busy := q.queues[id]
+	if !busy {
 		if q.queues == nil {
 			q.queues = make(map[ID]*queue)
 		}
-		q.queues[id] = new(queue)
+		q.queues[id] = nil // nobody waits, nearly always: no queue to allocate (BenchmarkRequest/write)
 		q.mu.Unlock()
 		return handover{}, nil
+	}
+	if line == nil {
+		line = new(queue)
+		q.queues[id] = line
 	}
 	turn := make(chan handover, 1)
 	line.waiting = append(line.waiting, turn)
@@ -669,7 +672,7 @@ func (q *queues) leave(id ID, left handover) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	line := q.queues[id]
-	if len(line.waiting) == 0 {
+	if line == nil || len(line.waiting) == 0 {
 		delete(q.queues, id)
 		return
 	}

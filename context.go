@@ -7,28 +7,36 @@ import (
 )
 
 // A storeContext is the context of a step at the store: context.WithTimeout of context.WithoutCancel, so that a
-// client that hangs up does not cancel a save. It starts no timer before somebody waits for it: an embedded store
-// never does, and would pay more for the timer than for its work.
+// client that hangs up does not cancel a save. It looks at the clock when it is first asked for anything, and starts
+// no timer before somebody waits for it: an embedded store never does either, and would pay as much for them as for
+// its work (BenchmarkRequest/read).
 type storeContext struct {
-	parent   context.Context
-	deadline time.Time
+	parent  context.Context
+	timeout time.Duration
 
-	mu    sync.Mutex
-	ended bool
-	timed context.Context // nil until somebody waits
-	stop  context.CancelFunc
+	mu       sync.Mutex
+	deadline time.Time // zero until somebody asks
+	ended    bool
+	timed    context.Context // nil until somebody waits
+	stop     context.CancelFunc
 }
 
 func newStoreContext(parent context.Context, timeout time.Duration) *storeContext {
-	return &storeContext{parent: parent, deadline: time.Now().Add(timeout)}
+	return &storeContext{parent: parent, timeout: timeout}
 }
 
-func (c *storeContext) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c *storeContext) Deadline() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.begin()
+	return c.deadline, true
+}
 
 func (c *storeContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timed == nil {
+		c.begin()
 		c.timed, c.stop = context.WithDeadline(context.WithoutCancel(c.parent), c.deadline)
 		if c.ended {
 			c.stop()
@@ -46,10 +54,19 @@ func (c *storeContext) Err() error {
 	case c.ended:
 		return context.Canceled
 	}
-	if !time.Now().Before(c.deadline) {
+	if !c.begin() && !time.Now().Before(c.deadline) {
 		return context.DeadlineExceeded
 	}
 	return nil
+}
+
+// begin sets the deadline, and reports whether it had none. c.mu is held.
+func (c *storeContext) begin() bool {
+	if !c.deadline.IsZero() {
+		return false
+	}
+	c.deadline = time.Now().Add(c.timeout)
+	return true
 }
 
 // Value looks where Done looks: package context recognizes its own contexts by a value.

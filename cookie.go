@@ -75,7 +75,7 @@ func (t *token) id() ID { return sha256.Sum256(t[:]) }
 
 // A signer makes and checks the values of one cookie. It is immutable and safe for concurrent use.
 type signer struct {
-	name []byte
+	name string
 	keys []*macKey // the first one signs, all verify
 }
 
@@ -90,7 +90,7 @@ type macState struct {
 }
 
 func newSigner(name string, secrets [][]byte) *signer {
-	s := &signer{name: []byte(name)}
+	s := &signer{name: name}
 	for _, secret := range secrets {
 		secret := append([]byte(nil), secret...) // the caller may wipe its own
 		s.keys = append(s.keys, &macKey{sync.Pool{New: func() any { return &macState{Hash: hmac.New(sha256.New, secret)} }}})
@@ -99,7 +99,7 @@ func newSigner(name string, secrets [][]byte) *signer {
 }
 
 // sum returns HMAC-SHA256(secret, first ‖ second).
-func (k *macKey) sum(first, second []byte) [macSize]byte {
+func (k *macKey) sum(first string, second []byte) [macSize]byte {
 	h := k.pool.Get().(*macState)
 	defer k.pool.Put(h)
 	h.Reset()
@@ -136,7 +136,7 @@ func (s *signer) verify(value string, l *link) bool {
 // successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
 // find it with the server's help, and nobody else can, not with a copy of the store either.
 func (s *signer) successor(key int, t *token, nonce []byte) token {
-	return s.keys[key].sum(t[:], nonce)
+	return s.keys[key].sum(string(t[:]), nonce)
 }
 
 // value returns the value of the n-th cookie of the name in the header's Cookie lines, from 0. It is
@@ -147,7 +147,7 @@ func (s *signer) value(header http.Header, n int) (string, bool) {
 			var part string
 			part, line, _ = strings.Cut(line, ";")
 			name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
-			if !ok || name != string(s.name) {
+			if !ok || name != s.name {
 				continue
 			}
 			if n--; n >= 0 {

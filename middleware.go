@@ -203,19 +203,20 @@ func (x *exchange) reachable() bool { return !x.hijacked && x.Context.Err() == n
 func (x *exchange) commit(ctx context.Context) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	err := x.commitLocked(ctx)
+	_, err := x.commitLocked(ctx)
 	x.told = x.told || err != nil
 	return err
 }
 
-// commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in.
-func (x *exchange) commitLocked(ctx context.Context) error {
+// commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in. It
+// reports whether the response depends on the session. x.mu is held.
+func (x *exchange) commitLocked(ctx context.Context) (used bool, err error) {
 	s := &x.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	action, err := s.commit(ctx, x.sent)
 	if x.sent {
-		return err
+		return s.used, err
 	}
 	switch action {
 	case setCookie:
@@ -234,7 +235,7 @@ func (x *exchange) commitLocked(ctx context.Context) error {
 			x.cookie = nil
 		}
 	}
-	return err
+	return s.used, err
 }
 
 // begin commits before the final header leaves. It returns an error if the handler's response must not: the
@@ -243,13 +244,19 @@ func (x *exchange) commitLocked(ctx context.Context) error {
 func (x *exchange) begin() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	return x.beginLocked()
+}
+
+// beginLocked is begin. x.mu is held.
+func (x *exchange) beginLocked() error {
 	if x.sent {
 		return x.failed
 	}
 	if x.cookie != nil {
 		x.session.confirm()
 	}
-	x.failed = x.commitLocked(x.Context)
+	used := false
+	used, x.failed = x.commitLocked(x.Context)
 	x.sent = true
 	header := x.w.Header()
 	if x.failed != nil {
@@ -259,7 +266,7 @@ func (x *exchange) begin() error {
 	if x.cookie != nil {
 		x.setCookie()
 	}
-	if x.session.wasUsed() {
+	if used {
 		varyCookie(header)
 	}
 	if x.failed != nil {
@@ -280,26 +287,22 @@ func (x *exchange) beginHijack() error {
 // finish commits what is not committed yet when the handler has returned.
 func (x *exchange) finish() {
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	sent := x.sent
-	x.mu.Unlock()
 	if !sent {
-		x.begin()
+		x.beginLocked()
 	}
 	x.dropTrailers()
 	if !sent {
 		return
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
+	if _, err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
 		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.ID(), Op: "commit", Err: err})
 	}
 }
 
-// dropTrailers removes the trailers that the handler set after it had failed: they go with the body.
+// dropTrailers removes the trailers that the handler set after it had failed: they go with the body. x.mu is held.
 func (x *exchange) dropTrailers() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	if x.failed == nil {
 		return
 	}
@@ -312,9 +315,9 @@ func (x *exchange) dropTrailers() {
 // abort drops what is not committed yet. What Save committed still gets its cookie, if somebody above answers. It
 // reports whether the error handler has answered.
 func (x *exchange) abort() bool {
-	x.dropTrailers()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.dropTrailers()
 	if !x.sent && x.cookie != nil {
 		x.setCookie()
 		varyCookie(x.w.Header())

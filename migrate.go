@@ -7,9 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 )
@@ -250,12 +248,12 @@ func (s *Session) prepareMove(l link, old *OldSession) error {
 	copy(c.lineage[:], name[:])
 	addr, agent := s.origin.client()
 	c.remoteAddr, c.userAgent = []byte(addr), []byte(agent)
-	for _, key := range slices.Sorted(maps.Keys(old.Values)) {
-		data, err := encodeValue(old.Values[key])
+	for key, v := range old.Values {
+		data, err := encodeValue(v)
 		if err != nil {
 			return unencodable(key, err)
 		}
-		c.values = append(c.values, value{[]byte(key), data})
+		c.values.set(key, data)
 	}
 	l.expires = s.m.expiry(&c, now)
 	if !l.expires.IsZero() && !now.Before(l.expires) {
@@ -307,11 +305,11 @@ func (s *Session) move(ctx context.Context) error {
 		return nil
 	}
 	nonce := newMark()
-	s.next = link{token: m.signer.successor(0, &l.token, nonce)}
+	s.next = &link{token: m.signer.successor(0, &l.token, nonce)}
 	s.next.id = s.next.token.id()
 	s.content = before.content
-	if _, err := s.save(ctx, &s.next, now); err != nil {
-		s.next = link{}
+	if _, err := s.save(ctx, s.next, now); err != nil {
+		s.next = nil
 		if errors.Is(err, ErrConflict) {
 			err = fmt.Errorf("session: the store reports a conflict under a new ID")
 		}
@@ -343,11 +341,11 @@ func (s *Session) move(ctx context.Context) error {
 		return s.adopt(found)
 	}
 	next := s.next
-	s.next = link{} // if it is not known whether the mark is stored, what it leads to has to stay
+	s.next = nil // if it is not known whether the mark is stored, what it leads to has to stay
 	if err != nil {
 		return err
 	}
-	s.link = next
+	s.link = *next
 	s.todo |= sendCookie
 	m.observe(ctx, Event{Kind: EventMigrated, ID: s.link.id})
 	s.endOld(ctx, l.id)

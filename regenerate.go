@@ -195,14 +195,14 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 // commitRegenerate stores the session under a new ID and retires the old one. On a conflict it is called again,
 // and updates what it stored. s.mu is held.
 func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
-	if s.next.id == (ID{}) {
-		s.next = link{token: newToken()}
+	if s.next == nil {
+		s.next = &link{token: newToken()}
 		s.next.id = s.next.token.id()
 	}
 	s.content.issued = now.UnixMilli()
-	if _, err := s.save(ctx, &s.next, now); err != nil {
+	if _, err := s.save(ctx, s.next, now); err != nil {
 		if conflict, ok := errors.AsType[*conflictError](err); ok {
-			d, decodeErr := s.m.decode(&s.next, conflict.found.Data)
+			d, decodeErr := s.m.decode(s.next, conflict.found.Data)
 			if conflict.err == nil && decodeErr == nil && d.kind == kindRetired { // the index names it since the last try
 				return ErrGone
 			}
@@ -229,7 +229,7 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 		s.m.forget(ctx, &before.content)
 	}
 	old := s.link
-	s.link, s.next = s.next, link{}
+	s.link, s.next = *s.next, nil
 	s.todo = s.todo&^regenerate | sendCookie
 	s.renamed = true
 	s.m.observe(ctx, Event{Kind: EventRegenerated, ID: old.id, Successor: s.link.id})
@@ -238,17 +238,17 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 
 // dropNext removes what a regeneration that came to nothing stored. Nobody ever saw its token. s.mu is held.
 func (s *Session) dropNext(ctx context.Context) {
-	if s.next.version > 0 {
+	if s.next != nil && s.next.version > 0 {
 		if err := s.m.store.Delete(ctx, s.next.id); err != nil {
 			s.m.observe(ctx, Event{Kind: EventStore, Op: "delete", ID: s.next.id, Err: err})
 		}
-		next, err1 := s.m.decode(&s.next, s.next.data)
+		next, err1 := s.m.decode(s.next, s.next.data)
 		before, err2 := s.m.decode(&s.link, s.link.data)
 		if err1 == nil && err2 == nil && next.content.lineage != before.content.lineage {
 			s.m.forget(ctx, &next.content) // a login, which may have been announced
 		}
 	}
-	s.next = link{}
+	s.next = nil
 }
 
 // commitEmpty removes a session in which nothing is left. s.mu is held.

@@ -33,18 +33,19 @@ type Session struct {
 
 	mu       sync.Mutex
 	state    state
-	link     link      // the record, while there is one
-	content  content   // what the handler sees: the record's, with changes applied
-	changes  []change  // what the handler did since the last commit, in order
-	next     link      // the record that a regeneration under way has stored
-	held     *heldLock // the lock, while the request has the session for itself
-	ended    []link    // records of sessions that the handler destroyed
-	todo     todo      // beyond changes
-	stale    bool      // the client sent an ID that the store does not know
-	replaced bool      // its ID was retired by a regeneration
-	renamed  bool      // the ID was regenerated in this request
-	used     bool      // the response depends on it
-	err      error     // sticky
+	link     link         // the record, while there is one
+	content  content      // what the handler sees: the record's, with changes applied
+	changes  []change     // what the handler did since the last commit, in order
+	next     *link        // the record that a regeneration under way has stored, seldom there
+	held     *heldLock    // the lock, while the request has the session for itself
+	ended    []link       // records of sessions that the handler destroyed
+	todo     todo         // beyond changes
+	stale    bool         // the client sent an ID that the store does not know
+	replaced bool         // its ID was retired by a regeneration
+	renamed  bool         // the ID was regenerated in this request
+	used     bool         // the response depends on it
+	err      error        // sticky
+	loading  storeContext // of load
 }
 
 // origin is what a session wants to know of the request that it belongs to.
@@ -564,13 +565,6 @@ func (s *Session) open() {
 	if s.state == unloaded {
 		s.load()
 	}
-}
-
-// wasUsed reports whether the response depends on the session.
-func (s *Session) wasUsed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.used
 }
 
 // fail makes the first failure stick, and returns it. s.mu is held.

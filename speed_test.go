@@ -72,6 +72,30 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
+// BenchmarkGet reads a value of a session that is there: a string and an int have a way of their own.
+func BenchmarkGet(b *testing.B) {
+	m, err := session.New(session.NewMemoryStore(), make([]byte, 32), &session.Options{SweepInterval: session.Never})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		s.SetAll(map[string]any{"name": "Ann Example", "seen": 12, "tall": 1.75})
+		b.Run("string", func(b *testing.B) { benchmarkGet[string](b, s, "name") })
+		b.Run("int", func(b *testing.B) { benchmarkGet[int](b, s, "seen") })
+		b.Run("float64", func(b *testing.B) { benchmarkGet[float64](b, s, "tall") })
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
+
+func benchmarkGet[T any](b *testing.B, s *session.Session, key session.Key[T]) {
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := key.Get(s); !ok {
+			b.Fatal("no value")
+		}
+	}
+}
+
 // BenchmarkMemoryStore shows that a store with many records costs little more than one with few.
 func BenchmarkMemoryStore(b *testing.B) {
 	for _, n := range []int{1000, 1_000_000} {
