@@ -7,15 +7,16 @@ import (
 )
 
 // A storeContext is the context of a step at the store: context.WithTimeout of context.WithoutCancel, so that a
-// client that hangs up does not cancel a save. It looks at the clock when it is first asked for anything, and starts
-// no timer before somebody waits for it: an embedded store never does either, and would pay as much for them as for
-// its work (BenchmarkRequest/read).
+// client that hangs up does not cancel a save. A first Err, as the step begins, is all that a store in memory asks
+// for: it does without a look at the clock, and anything else without a timer until somebody waits, as they would
+// cost more than the store's work (BenchmarkRequest/read).
 type storeContext struct {
 	parent  context.Context
 	timeout time.Duration
 
 	mu       sync.Mutex
-	deadline time.Time // zero until somebody asks
+	deadline time.Time // zero until it matters
+	asked    bool      // Err was called
 	ended    bool
 	timed    context.Context // nil until somebody waits
 	stop     context.CancelFunc
@@ -53,6 +54,10 @@ func (c *storeContext) Err() error {
 		return c.timed.Err()
 	case c.ended:
 		return context.Canceled
+	}
+	if !c.asked {
+		c.asked = true
+		return nil
 	}
 	if !c.begin() && !time.Now().Before(c.deadline) {
 		return context.DeadlineExceeded

@@ -22,8 +22,8 @@ func BenchmarkRequest(b *testing.B) {
 	}{
 		{"unused", 3, nil},
 		{"read", 3, func(s *session.Session, _ int) { name.Get(s) }},
-		{"read/of64", 64, func(s *session.Session, _ int) { name.Get(s) }},
-		{"read/16of64", 64, func(s *session.Session, _ int) {
+		{"readOf64", 64, func(s *session.Session, _ int) { name.Get(s) }},
+		{"read16Of64", 64, func(s *session.Session, _ int) {
 			for range 16 {
 				name.Get(s)
 			}
