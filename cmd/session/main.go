@@ -1,0 +1,211 @@
+// Session looks after the sessions in a store: it lists, shows and ends them, removes what has expired, moves them to
+// another store, and checks a store. Run it with --help.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/spf13/pflag"
+)
+
+func main() {
+	logging.Disable() // go-redis tells of each connection that it cannot make
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	c := &console{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	os.Exit(c.main(ctx, os.Args[1:]))
+}
+
+// The exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// A usageError is a mistake in how the command was called. Its text repeats no argument: it may be a URL with a
+// password that got into the wrong place.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// A command is one of those that follow "session".
+type command struct {
+	name    string
+	args    string // what follows the name, for the help
+	summary string // one line
+	help    string // the rest, with examples
+	flags   func(*pflag.FlagSet, *settings)
+	run     func(ctx context.Context, c *console, s *settings, args []string) error
+}
+
+func commands() []*command {
+	return []*command{
+		listCommand(), showCommand(), endCommand(), sweepCommand(), statsCommand(), copyCommand(), checkCommand(), secretCommand(),
+	}
+}
+
+// main runs the command that the arguments name and returns the exit code.
+func (c *console) main(ctx context.Context, args []string) int {
+	name := ""
+	if len(args) > 0 {
+		name, args = args[0], args[1:]
+	}
+	switch name {
+	case "help":
+		if len(args) == 0 {
+			return c.mainHelp()
+		}
+		name, args = args[0], []string{"--help"}
+	case "-h", "--help":
+		return c.mainHelp()
+	case "":
+		fmt.Fprint(c.stderr, mainHelp())
+		return exitUsage
+	}
+	for _, cmd := range commands() {
+		if cmd.name == name {
+			return c.run(ctx, cmd, args)
+		}
+	}
+	var names []string
+	for _, cmd := range commands() {
+		names = append(names, cmd.name)
+	}
+	fmt.Fprintf(c.stderr, "session: the first argument is a command: %s\n", strings.Join(names, ", "))
+	return exitUsage
+}
+
+// run runs a command and returns the exit code.
+func (c *console) run(ctx context.Context, cmd *command, args []string) int {
+	s := new(settings)
+	flags := cmd.flagSet(s)
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		fmt.Fprint(c.stdout, cmd.text())
+		return exitOK
+	case err != nil:
+		err = flagError(err)
+	case s.timeout < 0:
+		err = usage("--timeout is not negative")
+	default:
+		if s.timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.timeout)
+			defer cancel()
+		}
+		s.changed = flags.Changed
+		err = cmd.run(ctx, c, s, flags.Args())
+	}
+	if err == nil {
+		return exitOK
+	}
+	if wrong, ok := errors.AsType[*usageError](err); ok {
+		fmt.Fprintf(c.stderr, "session %s: %s\nsession %[1]s --help tells more\n", cmd.name, wrong)
+		return exitUsage
+	}
+	text := err.Error()
+	if errors.Is(err, errors.ErrUnsupported) {
+		text = "this kind of store cannot list what it holds"
+	}
+	if cause := ctx.Err(); errors.Is(cause, context.DeadlineExceeded) && s.timeout > 0 {
+		text = fmt.Sprintf("not done after %v: %s", s.timeout, text)
+	} else if cause != nil {
+		text = "interrupted: " + text
+	}
+	fmt.Fprintf(c.stderr, "session %s: %s\n", cmd.name, strings.ReplaceAll(text, "session: ", ""))
+	return exitFailed
+}
+
+// flagSet returns the flags of a command, which set s.
+func (cmd *command) flagSet(s *settings) *pflag.FlagSet {
+	flags := pflag.NewFlagSet(cmd.name, pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.Usage = func() {} // run prints it
+	cmd.flags(flags, s)
+	return flags
+}
+
+// flagError tells what is wrong without a word of what was given.
+func flagError(err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && len(e.GetSpecifiedName()) > 1 &&
+		strings.Trim(e.GetSpecifiedName(), "abcdefghijklmnopqrstuvwxyz-") == "" {
+		return usage("there is no flag --%s", e.GetSpecifiedName())
+	}
+	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		return usage("--%s needs a value", e.GetFlag().Name)
+	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return usage("the value of --%s is no %s", e.GetFlag().Name, e.GetFlag().Value.Type())
+	}
+	return usage("there is no such flag")
+}
+
+func (c *console) mainHelp() int {
+	fmt.Fprint(c.stdout, mainHelp())
+	return exitOK
+}
+
+// mainHelp is what session --help prints.
+func mainHelp() string {
+	var b strings.Builder
+	b.WriteString(`Session looks after the sessions in a store of example.com/session.
+
+Usage:
+  session COMMAND [ARGUMENT…] [FLAG…]
+
+Commands:
+`)
+	for _, cmd := range commands() {
+		fmt.Fprintf(&b, "  %-12s%s\n", cmd.name, cmd.summary)
+	}
+	b.WriteString(`
+The store is that of --store, or of the variable SESSION_STORE. A URL that holds a password is best kept in a variable,
+as other users of the machine can see a program's arguments: wherever a URL is due, env:NAME stands for the value of
+the variable NAME. No password is ever printed. These are the URLs, as the application has them:
+
+  file:///path/to/file                            (while no other process has it open)
+  dir:///path/to/dir
+  mysql://user:password@host:port/database        parameter table
+  postgres://user:password@host:port/database     parameter table
+  redis://user:password@host:port/number          parameter prefix; also rediss:, valkey:, valkeys:
+  mongodb://user:password@host:port/database      parameter collection; also mongodb+srv:
+  memcached://host:port,host:port                 parameter prefix; cannot list: list, stats, end --all, copy from it
+
+The second store of copy is made when it is missing, and so is a table or collection that a URL names by mistake. Run
+commands that write to a dir: as the application's user, who has to be able to read and write the files they leave.
+
+Commands that go by a user (list --user, show --user, end --user) need --namespace, if it is not session_id, the name
+of the cookie; and, if the application sets EncryptAtRest, its secret in the variable SESSION_SECRET (former ones in
+SESSION_PREVIOUS_SECRETS, separated by white space). No other command needs a secret.
+
+Exit codes: 0 done, 1 failed or not found, 2 called in a wrong way.
+
+Examples:
+  export SESSION_STORE='postgres://app:password@db.example/app'
+  session list --user ann
+  session end --user ann
+  session stats --json
+  session copy env:SESSION_STORE env:NEXT_STORE
+
+session COMMAND --help tells more.
+`)
+	return b.String()
+}
+
+// text is what session COMMAND --help prints.
+func (cmd *command) text() string {
+	return fmt.Sprintf("%s.\n\nUsage:\n  session %s%s [FLAG…]\n\n%s\nFlags:\n%s",
+		strings.ToUpper(cmd.summary[:1])+cmd.summary[1:], cmd.name, cmd.args, strings.TrimPrefix(cmd.help, "\n"),
+		cmd.flagSet(new(settings)).FlagUsages())
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"example.com/session"
+	"github.com/spf13/pflag"
+)
+
+// settings are the flags of all commands; each has those that concern it.
+type settings struct {
+	changed func(flag string) bool // whether the flag was given
+
+	store     string
+	namespace string
+	idle      time.Duration
+	timeout   time.Duration
+	json      bool
+
+	user     string
+	all      bool
+	yes      bool
+	values   bool
+	final    bool
+	inPlace  bool
+	parallel int
+	rate     float64
+}
+
+func (s *settings) addStore(flags *pflag.FlagSet) {
+	flags.StringVar(&s.store, "store", "", "`URL` of the store, or env:NAME (default: the variable SESSION_STORE)")
+}
+
+func (s *settings) addNamespace(flags *pflag.FlagSet) {
+	flags.StringVar(&s.namespace, "namespace", "session_id", "the application's Namespace, or its cookie's `NAME`")
+}
+
+func (s *settings) addIdle(flags *pflag.FlagSet) {
+	flags.DurationVar(&s.idle, "idle-timeout", 15*time.Minute, "the application's IdleTimeout, from which the last use is derived")
+}
+
+func (s *settings) addCommon(flags *pflag.FlagSet) {
+	flags.BoolVar(&s.json, "json", false, "print JSON")
+	flags.DurationVar(&s.timeout, "timeout", 0, "give up after this long, such as 30s (default: never)")
+}
+
+// openTimeout bounds the time for a server to answer at all.
+const openTimeout = 30 * time.Second
+
+// openStore opens the store of --store or SESSION_STORE, which must be there.
+func (s *settings) openStore(ctx context.Context) (session.Store, error) {
+	rawURL, err := s.storeURL()
+	if err != nil {
+		return nil, err
+	}
+	return openURL(ctx, rawURL, true)
+}
+
+// storeURL returns the URL of --store or SESSION_STORE.
+func (s *settings) storeURL() (string, error) {
+	if s.changed("store") {
+		return resolve(s.store)
+	}
+	if _, ok := os.LookupEnv("SESSION_STORE"); !ok {
+		return "", usage("there is no store: give --store, or set the variable SESSION_STORE")
+	}
+	return resolve("env:SESSION_STORE")
+}
+
+// resolve returns the URL that an argument is, or names as env:NAME.
+func resolve(arg string) (string, error) {
+	name, ok := strings.CutPrefix(arg, "env:")
+	if !ok {
+		if arg == "" {
+			return "", usage("the URL of a store is empty")
+		}
+		return arg, nil
+	}
+	rawURL := os.Getenv(name)
+	if rawURL == "" {
+		return "", usage("the variable after env: is not set, or empty")
+	}
+	return rawURL, nil
+}
+
+// openURL opens a store that others can see. mustExist keeps it from making one out of a path that is mistaken.
+func openURL(ctx context.Context, rawURL string, mustExist bool) (session.Store, error) {
+	scheme, path, local := localPath(rawURL)
+	if local && path == "" || scheme == "memory" {
+		return nil, usage("the URL names a store that nobody else can see")
+	}
+	if local && mustExist {
+		mark := path
+		if scheme == "dir" {
+			mark = filepath.Join(path, ".locks") // every DirStore has one
+		}
+		if _, err := os.Stat(mark); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("there is no store: %w", err)
+		}
+	}
+	return open(ctx, rawURL)
+}
+
+// open is session.Open within openTimeout. Its errors say where the server is, as far as that can be shown.
+func open(ctx context.Context, rawURL string) (session.Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	store, err := session.Open(ctx, rawURL)
+	if err != nil {
+		if _, _, local := localPath(rawURL); !local {
+			err = fmt.Errorf("%s: %w", display(rawURL), err)
+		}
+		return nil, err
+	}
+	return store, nil
+}
+
+// localPath returns the scheme of a URL in lower case and, if that is file or dir, the path. Whether that is as it
+// should be is left to session.Open.
+func localPath(rawURL string) (scheme, path string, ok bool) {
+	scheme, _, _ = strings.Cut(strings.ToLower(rawURL), ":")
+	u, err := url.Parse(rawURL)
+	if err != nil || scheme != "file" && scheme != "dir" || u.User != nil || u.Host != "" && u.Host != "localhost" {
+		return scheme, "", false
+	}
+	path, err = url.PathUnescape(cmp.Or(u.Opaque, u.EscapedPath()))
+	return scheme, path, err == nil
+}
+
+// manager returns a manager that looks at the store as the application's does, as far as the command knows, and that
+// never gives out a session. It needs no Close.
+func (s *settings) manager(c *console, store session.Store) (*session.Manager, error) {
+	opts := &session.Options{
+		Namespace:     s.namespace,
+		IdleTimeout:   s.idle,
+		SweepInterval: session.Never,
+		Logger:        slog.New(slog.NewTextHandler(c.stderr, nil)),
+	}
+	secret := []byte(os.Getenv("SESSION_SECRET"))
+	if len(secret) == 0 {
+		secret = make([]byte, 32)
+		rand.Read(secret)
+	}
+	for _, previous := range strings.Fields(os.Getenv("SESSION_PREVIOUS_SECRETS")) {
+		opts.PreviousSecrets = append(opts.PreviousSecrets, []byte(previous))
+	}
+	return session.New(store, secret, opts)
+}
+
+// index looks at the record of a user's sessions, without which a user's sessions cannot be found.
+func (s *settings) index(ctx context.Context, m *session.Manager) (session.RecordInfo, error) {
+	info, err := m.InspectUser(ctx, s.user)
+	switch {
+	case errors.Is(err, session.ErrNotFound):
+		return info, fmt.Errorf("no sessions of user %s are known in the namespace %s", quoted(s.user), quoted(s.namespace))
+	case err != nil:
+		return info, err
+	case info.Encrypted && !info.Readable:
+		return info, errors.New("the record of the user's sessions is encrypted: set SESSION_SECRET to the application's secret")
+	case !info.Readable:
+		return info, errors.New("the record of the user's sessions is damaged")
+	}
+	return info, nil
+}
