@@ -1,5 +1,6 @@
 # make test        all tests, as CI does it (installs what is missing on Debian as root)
 # make faults      only those with servers that are slow, cut off, paused, killed
+# make copy        only the move of 100,000 sessions from server to server
 # make quickstart  the first example, on http://127.0.0.1:8080
 # make cover       the share of statements that tests reach
 # make fuzz        ten minutes for each fuzz test
@@ -12,7 +13,7 @@ ROUNDS      = 1000
 # Tests of stores alone, for which it makes no difference what the records hold.
 NOT_ENCRYPTED = Store|UserRaces|Process|Anonymous|TestSessions|Redis|Memcache|Mongo|MySQL|Postgres|Cache|Crash|Dir|File|SQL|Fuzz
 
-.PHONY: test faults install check cover fuzz quickstart
+.PHONY: test faults copy install check cover fuzz quickstart
 
 test: install check
 	@for dir in $(MODULES); do \
@@ -21,9 +22,14 @@ test: install check
 	done
 	@echo "== the core once more, with EncryptAtRest"
 	@SESSION_TEST_ENCRYPTED=1 go test -race -skip '$(NOT_ENCRYPTED)' .
+	@echo "== 100,000 sessions move from server to server, without -race"
+	@$(MAKE) --no-print-directory copy
 
 faults: install
 	cd faults && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...
+
+copy: install
+	cd cmd/session && SESSION_TEST_REQUIRE=1 go test -run TestCopyLarge -timeout 20m .
 
 install:
 	@sh internal/servertest/install.sh
