@@ -16,6 +16,8 @@ var children = map[string]func(){
 	"write":      childWrite,
 	"visits":     childVisits,
 	"casualties": childCasualties,
+	"lockers":    childLockers,
+	"holder":     childHolder,
 }
 
 func TestMain(m *testing.M) {

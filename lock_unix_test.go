@@ -1,0 +1,46 @@
+//go:build unix
+
+package session_test
+
+import (
+	"io"
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/session"
+)
+
+// A holder that stands still for longer than its lease, and wakes while another one holds the lock, or has held it,
+// cannot save.
+func TestLockHolderPaused(t *testing.T) {
+	eachShared(t, processes, func(t *testing.T, kind storeKind) {
+		place := kind.place(t)
+		m := newCrew(t, kind.openAt(t, place), 1, session.Options{LockWait: 10 * time.Minute})[0]
+		cookies := []string{beginCount(t, m), beginCount(t, m)}
+		holder := startHolder(t, kind, place, cookies...)
+		if err := holder.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		if a := countLocked(t.Context(), m, cookies[0], nil); a.status != http.StatusOK {
+			t.Errorf("the next holder: %v", a)
+		}
+		a := countLocked(t.Context(), m, cookies[1], func() {
+			if err := holder.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Error(err)
+			}
+			holder.input.Close()
+			answers, err := io.ReadAll(holder.output)
+			if string(answers) != "409\n409\n" || err != nil {
+				t.Errorf("the holder that wakes is told %q, %v", answers, err)
+			}
+		})
+		if a.status != http.StatusOK {
+			t.Errorf("the next holder: %v", a)
+		}
+		for _, cookie := range cookies {
+			wantCount(t, m, cookie, 1)
+		}
+	})
+}
