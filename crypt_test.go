@@ -3,7 +3,9 @@ package session_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,14 +23,16 @@ func TestEncryptAtRest(t *testing.T) {
 		var annID, eveID session.ID
 		ann.visit(func(s *session.Session) { s.Set("topsecretkey", "topsecretvalue"); s.SetUser("topsecretuser") })
 		ann.visit(func(s *session.Session) { annID = s.ID(); s.Set("more", "topsecretvalue") })
-		eve.visit(func(s *session.Session) { s.Set("who", "eve") })
+		annIndex := store.last(annID)
+		eve.visit(func(s *session.Session) { s.Set("who", "eve"); s.SetUser("eve") })
 		eve.visit(func(s *session.Session) { eveID = s.ID() })
-		if len(store.written) < 4 {
+		eveIndex := store.last(annID, eveID, annIndex)
+		if len(store.written) < 5 {
 			t.Fatalf("%d records were written", len(store.written))
 		}
-		for _, data := range store.written {
+		for _, e := range store.written {
 			for _, secret := range []string{"topsecret", "more", "192.0.2.1"} {
-				if bytes.Contains(data, []byte(secret)) {
+				if bytes.Contains(e.Record.Data, []byte(secret)) {
 					t.Errorf("a record holds %q", secret)
 				}
 			}
@@ -37,19 +41,14 @@ func TestEncryptAtRest(t *testing.T) {
 			t.Errorf("the user's sessions: %v, %v", list, err)
 		}
 
-		// Eve can write to the store: she puts her record in place of Ann's, and Ann's in place of hers.
-		annRec, err1 := store.Load(t.Context(), annID)
-		eveRec, err2 := store.Load(t.Context(), eveID)
-		if err1 != nil || err2 != nil {
-			t.Fatal(err1, err2)
+		// Eve can write to the store: she puts her records in place of Ann's, and Ann's in place of hers.
+		swap(t, store, annIndex, eveIndex)
+		for _, user := range []string{"topsecretuser", "eve"} {
+			if list, err := m.UserSessions(t.Context(), user); err != nil || len(list) != 0 {
+				t.Errorf("%s's sessions are %v, %v", user, list, err)
+			}
 		}
-		annRec.Data, eveRec.Data = eveRec.Data, annRec.Data
-		if err := store.Save(t.Context(), annID, annRec); err != nil {
-			t.Fatal(err)
-		}
-		if err := store.Save(t.Context(), eveID, eveRec); err != nil {
-			t.Fatal(err)
-		}
+		swap(t, store, annID, eveID)
 		for name, c := range map[string]*visitor{"ann": ann, "eve": eve} {
 			c.clone().visit(func(s *session.Session) {
 				if s.Len() != 0 || s.User() != "" {
@@ -60,15 +59,36 @@ func TestEncryptAtRest(t *testing.T) {
 	})
 }
 
-// recording keeps the Data of each record that was written.
+// swap has two records change places.
+func swap(t *testing.T, store session.Store, a, b session.ID) {
+	t.Helper()
+	recA, err1 := store.Load(t.Context(), a)
+	recB, err2 := store.Load(t.Context(), b)
+	recA.Data, recB.Data = recB.Data, recA.Data
+	if err := errors.Join(err1, err2, store.Save(t.Context(), a, recA), store.Save(t.Context(), b, recB)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// recording keeps each record that was written.
 type recording struct {
 	session.Store
-	written [][]byte
+	written []session.Entry
 }
 
 func (r *recording) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	r.written = append(r.written, rec.Data)
+	r.written = append(r.written, session.Entry{ID: id, Record: rec})
 	return r.Store.Save(ctx, id, rec)
+}
+
+// last returns the ID that was last written to, but for some.
+func (r *recording) last(except ...session.ID) session.ID {
+	for _, e := range slices.Backward(r.written) {
+		if !slices.Contains(except, e.ID) {
+			return e.ID
+		}
+	}
+	return session.ID{}
 }
 
 // Switching encryption on trusts nothing that is not encrypted; switching it off loses nothing.

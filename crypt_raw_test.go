@@ -1,0 +1,263 @@
+package session_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"example.com/session"
+)
+
+// What each store keeps, read by the server's own client or from the file system, holds nothing of a session with
+// EncryptAtRest, and all of it without; but in neither case what a client shows to prove something.
+func TestEncryptAtRestRawBytes(t *testing.T) {
+	eachShared(t, oneProcess, func(t *testing.T, kind storeKind) {
+		for _, encrypted := range []bool{true, false} {
+			place := kind.place(t)
+			m := newCrew(t, kind.openAt(t, place), 1, session.Options{EncryptAtRest: encrypted})[0]
+			content, proofs := liveLife(t, m)
+			raw := rawContent(t, place)
+			for _, text := range content {
+				if bytes.Contains(raw, []byte(text)) == encrypted {
+					t.Errorf("encrypted %v: among %d bytes, %q is there: %v", encrypted, len(raw), text, encrypted)
+				}
+			}
+			for i, proof := range proofs {
+				if bytes.Contains(raw, proof) {
+					t.Errorf("encrypted %v: proof %d is there", encrypted, i)
+				}
+			}
+		}
+	})
+}
+
+// liveLife leaves records of every kind in the store, and returns what they were given, and what the client was.
+func liveLife(t *testing.T, m *session.Manager) (content []string, proofs [][]byte) {
+	t.Helper()
+	content = []string{"key-of-a-value", "value-of-a-key", "name-of-a-user", "192.0.2.1", "agent-of-a-user", "text-of-a-flash"}
+	cookie := ""
+	visit := func(fn func(s *session.Session)) {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("User-Agent", "agent-of-a-user")
+		if cookie != "" {
+			r.AddCookie(&http.Cookie{Name: "session_id", Value: cookie})
+		}
+		w := httptest.NewRecorder()
+		handle(m, fn).ServeHTTP(w, r)
+		if w.Code != http.StatusOK {
+			t.Errorf("the status is %d", w.Code)
+		}
+		for _, c := range w.Result().Cookies() {
+			cookie = c.Value
+		}
+	}
+	visit(func(s *session.Session) { s.Set("key-of-a-value", "value-of-a-key") })
+	visit(func(s *session.Session) { s.SetUser("name-of-a-user"); proofs = append(proofs, []byte(s.FormToken())) })
+	visit(func(s *session.Session) { s.Set("flash", "text-of-a-flash") })
+	before := cookie
+	if err := m.Age(t.Context(), cookie, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	visit(func(s *session.Session) { // a seal, a successor, a lock
+		if err := s.Lock(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.Set("key-of-a-value", "value-of-a-key")
+	})
+	if cookie == before {
+		t.Error("the session was not renewed")
+	}
+	for _, cookie := range []string{before, cookie} {
+		value, err := base64.RawURLEncoding.DecodeString(cookie)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := value[:len(value)/2]
+		proofs = append(proofs, token, []byte(cookie[:len(cookie)/2]), []byte(hex.EncodeToString(token)))
+	}
+	return content, append(proofs, secretOf('s'))
+}
+
+// rawContent returns all that is stored at a place: keys, file names, values.
+func rawContent(t *testing.T, place string) []byte {
+	t.Helper()
+	u, err := url.Parse(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := map[string]func(t *testing.T, u *url.URL) []byte{
+		"": rawFiles, "redis": rawRedis, "memcached": rawMemcached, "mysql": rawMySQL, "mariadb": rawMySQL,
+		"postgres": rawPostgres, "mongodb": rawMongo,
+	}[u.Scheme]
+	if read == nil {
+		t.Fatalf("who reads %q?", u.Scheme)
+	}
+	raw := read(t, u)
+	if len(raw) < 500 {
+		t.Fatalf("there are only %d bytes", len(raw))
+	}
+	return raw
+}
+
+func rawFiles(t *testing.T, u *url.URL) (raw []byte) {
+	err := filepath.WalkDir(u.Path, func(path string, d fs.DirEntry, err error) error {
+		raw = append(raw, path...)
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		raw = append(raw, data...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func rawRedis(t *testing.T, u *url.URL) (raw []byte) {
+	pattern := u.Query().Get("prefix") + "*"
+	read := func(ctx context.Context, client *redis.Client) error {
+		keys, err := client.Keys(ctx, pattern).Result()
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			value, err := client.Get(ctx, key).Bytes()
+			if err != nil {
+				return err
+			}
+			raw = append(append(raw, key...), value...)
+		}
+		return nil
+	}
+	for _, addr := range append(u.Query()["addr"], u.Host) { // of a cluster, each master
+		client := redis.NewClient(&redis.Options{Addr: addr})
+		err := read(t.Context(), client)
+		client.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return raw
+}
+
+func rawMemcached(t *testing.T, u *url.URL) (raw []byte) {
+	conn, err := net.Dial("tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	lines := bufio.NewReader(conn)
+	line := func() string {
+		text, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSuffix(text, "\r\n")
+	}
+	fmt.Fprint(conn, "lru_crawler metadump all\r\n")
+	var keys []string
+	for text := line(); text != "END"; text = line() {
+		key, _, _ := strings.Cut(strings.TrimPrefix(text, "key="), " ")
+		if key, err := url.PathUnescape(key); err == nil && strings.HasPrefix(key, u.Query().Get("prefix")) {
+			keys = append(keys, key)
+		}
+	}
+	client := memcacheClient(t, u.Host)
+	for _, key := range keys {
+		item, err := client.Get(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = append(append(raw, key...), item.Value...)
+	}
+	return raw
+}
+
+func rawMySQL(t *testing.T, u *url.URL) (raw []byte) {
+	table := u.Query().Get("table")
+	u.RawQuery = ""
+	rows, err := openDB(t, u.String(), "").QueryContext(t.Context(), "SELECT * FROM "+table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	names, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rows.Next() {
+		columns := make([][]byte, len(names))
+		into := make([]any, len(names))
+		for i := range columns {
+			into[i] = &columns[i]
+		}
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+		raw = append(raw, bytes.Join(columns, nil)...)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func rawPostgres(t *testing.T, u *url.URL) []byte {
+	query := u.Query()
+	table := query.Get("table")
+	query.Del("table")
+	u.RawQuery = query.Encode()
+	conn, err := newPool(t, u.String()).Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	var content bytes.Buffer
+	if _, err = conn.Conn().PgConn().CopyTo(t.Context(), &content, "COPY "+table+" TO STDOUT (FORMAT binary)"); err != nil {
+		t.Fatal(err)
+	}
+	return content.Bytes()
+}
+
+func rawMongo(t *testing.T, u *url.URL) (raw []byte) {
+	collection := u.Query().Get("collection")
+	u.RawQuery = ""
+	client, err := mongo.Connect(options.Client().ApplyURI(u.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Disconnect(context.WithoutCancel(t.Context()))
+	cursor, err := client.Database(strings.Trim(u.Path, "/")).Collection(collection).Find(t.Context(), bson.D{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cursor.Close(t.Context())
+	for cursor.Next(t.Context()) {
+		raw = append(raw, cursor.Current...)
+	}
+	if err := cursor.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
