@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -89,6 +92,42 @@ func (r *recording) last(except ...session.ID) session.ID {
 		}
 	}
 	return session.ID{}
+}
+
+// What make test skips in its second run, with EncryptAtRest, has no session in it that could be encrypted.
+func TestSecondRunSkipsNoSessions(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^NOT_ENCRYPTED += (.*)$`).FindSubmatch(makefile)
+	if line == nil {
+		t.Fatal("the Makefile skips nothing")
+	}
+	skipped := regexp.MustCompile(string(line[1]))
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range regexp.MustCompile(`(?ms)^func (Test\w+)\(t .*?^}$`).FindAllSubmatch(text, -1) {
+			if !skipped.Match(f[1]) {
+				continue
+			}
+			n++
+			if regexp.MustCompile(`\bnew(Manager|Visitor)\(`).Match(f[0]) {
+				t.Errorf("%s is skipped, and has sessions", f[1])
+			}
+		}
+	}
+	if n < 50 {
+		t.Errorf("%d tests are skipped", n)
+	}
 }
 
 // Switching encryption on trusts nothing that is not encrypted; switching it off loses nothing.
