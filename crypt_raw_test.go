@@ -27,30 +27,31 @@ import (
 )
 
 // What each store keeps, read by the server's own client or from the file system, holds nothing of a session with
-// EncryptAtRest, and all of it without; but in neither case what a client shows to prove something.
+// EncryptAtRest, and all of it without; but in neither case what a cookie is made of.
 func TestEncryptAtRestRawBytes(t *testing.T) {
 	eachShared(t, oneProcess, func(t *testing.T, kind storeKind) {
 		for _, encrypted := range []bool{true, false} {
 			place := kind.place(t)
 			m := newCrew(t, kind.openAt(t, place), 1, session.Options{EncryptAtRest: encrypted})[0]
-			content, proofs := liveLife(t, m)
+			content, cookies := liveLife(t, m)
 			raw := rawContent(t, place)
 			for _, text := range content {
 				if bytes.Contains(raw, []byte(text)) == encrypted {
 					t.Errorf("encrypted %v: among %d bytes, %q is there: %v", encrypted, len(raw), text, encrypted)
 				}
 			}
-			for i, proof := range proofs {
-				if bytes.Contains(raw, proof) {
-					t.Errorf("encrypted %v: proof %d is there", encrypted, i)
+			for i, part := range cookies {
+				if bytes.Contains(raw, part) {
+					t.Errorf("encrypted %v: part %d of the cookies is there", encrypted, i)
 				}
 			}
 		}
 	})
 }
 
-// liveLife leaves records of every kind in the store, and returns what they were given, and what the client was.
-func liveLife(t *testing.T, m *session.Manager) (content []string, proofs [][]byte) {
+// liveLife leaves records of every kind in the store, and returns what they were given, and what cookies
+// are made of.
+func liveLife(t *testing.T, m *session.Manager) (content []string, cookies [][]byte) {
 	t.Helper()
 	content = []string{"key-of-a-value", "value-of-a-key", "name-of-a-user", "192.0.2.1", "agent-of-a-user", "text-of-a-flash"}
 	cookie := ""
@@ -71,7 +72,14 @@ func liveLife(t *testing.T, m *session.Manager) (content []string, proofs [][]by
 		}
 	}
 	visit(func(s *session.Session) { s.Set("key-of-a-value", "value-of-a-key") })
-	visit(func(s *session.Session) { s.SetUser("name-of-a-user"); proofs = append(proofs, []byte(s.FormToken())) })
+	visit(func(s *session.Session) {
+		s.SetUser("name-of-a-user")
+		token, err := base64.RawURLEncoding.DecodeString(s.FormToken())
+		if err != nil {
+			t.Error(err)
+		}
+		content = append(content, string(token))
+	})
 	visit(func(s *session.Session) { s.Set("flash", "text-of-a-flash") })
 	before := cookie
 	if err := m.Age(t.Context(), cookie, time.Hour); err != nil {
@@ -92,9 +100,9 @@ func liveLife(t *testing.T, m *session.Manager) (content []string, proofs [][]by
 			t.Fatal(err)
 		}
 		token := value[:len(value)/2]
-		proofs = append(proofs, token, []byte(cookie[:len(cookie)/2]), []byte(hex.EncodeToString(token)))
+		cookies = append(cookies, token, []byte(cookie[:len(cookie)/2]), []byte(hex.EncodeToString(token)))
 	}
-	return content, append(proofs, secretOf('s'))
+	return content, append(cookies, secretOf('s'))
 }
 
 // rawContent returns all that is stored at a place: keys, file names, values.

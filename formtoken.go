@@ -41,6 +41,9 @@ func (s *Session) FormToken() string {
 // FormTokenInput returns a hidden input element with a new token, for a template:
 //
 //	<form method="post">{{.Session.FormTokenInput}} … </form>
+//
+// Where the session may be new, execute the template into a buffer: straight into the response, what stands in front
+// of the form would send the header without the cookie.
 func (s *Session) FormTokenInput() template.HTML {
 	return template.HTML(fmt.Sprintf(`<input type="hidden" name="%s" value="%s">`, FormTokenField, s.FormToken()))
 }
