@@ -155,7 +155,7 @@ func (r *copied) print(c *console, from, to string) {
 		fmt.Fprintf(c.stdout, "too large for the latter: %s\n", id)
 	}
 	if r.Compared {
-		fmt.Fprintln(c.stdout, "compared: both hold the same")
+		fmt.Fprintln(c.stdout, "compared: both hold the same; the application can be started on the latter")
 	}
 }
 
