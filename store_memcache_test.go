@@ -356,6 +356,7 @@ func TestMemcacheEndedCallDoesNotConnect(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Load: %v, want context.DeadlineExceeded", err)
 		}
+		synctest.Wait() // the goroutine of the call has made its connection
 		servers[0].Close()
 		synctest.Wait()
 		if len(servers) != 1 {
