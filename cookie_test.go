@@ -234,6 +234,35 @@ func TestForgedCookie(t *testing.T) {
 	}
 }
 
+// A cookie is 256 random bits and their MAC, of which nothing is the same in another one, whatever the session holds.
+func TestTokens(t *testing.T) {
+	const n = 4096
+	m := newManager(t, session.NewMemoryStore(), nil)
+	seen := make(map[string]bool)
+	var ones [8 * 64]int
+	for range n {
+		line := setCookie(t, serve(handle(m, func(s *session.Session) { s.Set("k", "v") })).Header, "session_id")
+		value, err := base64.RawURLEncoding.DecodeString(cookieValue(line))
+		if err != nil || len(value) != 64 {
+			t.Fatalf("the cookie has %d bytes, %v", len(value), err)
+		}
+		for _, half := range []string{string(value[:32]), string(value[32:])} {
+			if seen[half] {
+				t.Fatal("two cookies have a half in common")
+			}
+			seen[half] = true
+		}
+		for i := range ones {
+			ones[i] += int(value[i/8] >> (i % 8) & 1)
+		}
+	}
+	for i, got := range ones {
+		if got < n/2-n/16 || got > n/2+n/16 { // eight standard deviations
+			t.Errorf("bit %d is set in %d of %d cookies", i, got, n)
+		}
+	}
+}
+
 // Cookies of the same name that others planted do not hide the genuine one, as long as they are not too many.
 func TestPlantedCookies(t *testing.T) {
 	for planted := range 10 {
