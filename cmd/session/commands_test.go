@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -206,8 +207,14 @@ func testCommands(t *testing.T, b backend, encrypt bool) {
 			encrypt && (st.Encrypted != 4 || young != 0) || !encrypt && (st.Users != 2 || st.Anonymous != 1 || young != 4) {
 			t.Errorf("statistics: %+v", st)
 		}
-		if text := do("stats").stdout; !strings.Contains(text, "live sessions") {
+		text := do("stats").stdout
+		if !strings.Contains(text, "live sessions") {
 			t.Errorf("statistics:\n%s", text)
+		}
+		for kind, what := range kinds {
+			if line := fmt.Sprintf("%s: %s\n", kind, what); kind != session.RecordLive && !strings.Contains(text, line) {
+				t.Errorf("statistics without %q:\n%s", line, text)
+			}
 		}
 	})
 

@@ -153,6 +153,7 @@ var kinds = map[session.RecordKind]string{
 	session.RecordLive:    "a session that its client can use",
 	session.RecordSealed:  "the former ID of a session that was renewed",
 	session.RecordRetired: "the mark of an ID that was ended",
+	session.RecordMoved:   "the mark of a session that was moved in from another system",
 	session.RecordIndex:   "names the sessions of a user",
 	session.RecordLock:    "says whether a request has a session for itself",
 	session.RecordDamaged: "damaged, or foreign",

@@ -142,7 +142,10 @@ func (st *statistics) print(c *console) error {
 	line(st.Users, "users who are logged in")
 	line(st.Anonymous, "sessions of nobody")
 	line(st.Encrypted, "sessions that are encrypted")
-	for _, kind := range []session.RecordKind{session.RecordSealed, session.RecordRetired, session.RecordIndex, session.RecordLock, session.RecordDamaged} {
+	for _, kind := range []session.RecordKind{
+		session.RecordSealed, session.RecordRetired, session.RecordMoved, session.RecordIndex, session.RecordLock,
+		session.RecordDamaged,
+	} {
 		line(st.Records[kind], fmt.Sprintf("%s: %s", kind, kinds[kind]))
 	}
 	for _, g := range st.Ages {
