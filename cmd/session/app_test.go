@@ -209,12 +209,17 @@ func (a *movingApp) step(c *mover, random *rand.Rand) {
 		if got, want := a.send(c, "/login?user="+c.user), fmt.Sprintf("%d %s", c.visits, c.user); got != want {
 			a.t.Errorf("a login gets %q, want %q", got, want)
 		}
+	case a.halfOut():
+		a.wantState(c)
 	default:
 		a.send(c, "/logout")
 		c.out = true
 		a.logouts.Add(1)
 	}
 }
+
+// halfOut reports whether half of the clients have logged out. The others stay, however long a test takes.
+func (a *movingApp) halfOut() bool { return int(a.logouts.Load()) >= len(a.clients)/2 }
 
 // wantState checks that a client's session is what it was, or nothing if the client has logged out.
 func (a *movingApp) wantState(c *mover) {
@@ -255,6 +260,7 @@ func (a *movingApp) await(cond func() bool) {
 func (a *movingApp) busy() func() bool {
 	requests, renewals, logouts := a.requests.Load(), a.renewals.Load(), a.logouts.Load()
 	return func() bool {
-		return a.requests.Load() > requests+100 && a.renewals.Load() > renewals+5 && a.logouts.Load() > logouts
+		return a.requests.Load() > requests+100 && a.renewals.Load() > renewals+5 &&
+			(a.logouts.Load() > logouts || a.halfOut())
 	}
 }
