@@ -119,6 +119,7 @@ fetch_mysql() (
 	temporary=$(mktemp -d "$mysql.XXXXXX")
 	trap 'rm -rf "$temporary"' EXIT
 	trap 'exit 1' HUP INT TERM
+	cd "$temporary" # Maven leaves a directory where it runs
 	if ! mvn -B -C -Dmaven.repo.local="$temporary/repository" "$unpack" -Dartifact="$mysql_artifact" \
 		-DoutputDirectory="$temporary/mysql" -Dmdep.unpack.includes="bin/mysqld,lib/private/**,\
 lib/plugin/component_reference_cache.so,share/**,LICENSE,README" </dev/null >"$temporary/log" 2>&1; then
