@@ -1,12 +1,10 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 )
@@ -116,99 +114,6 @@ func FromContext(ctx context.Context) *Session {
 }
 
 type contextKey struct{}
-
-// A Key is the name of a session value together with its type; declare it as a constant:
-//
-//	const userID session.Key[int64] = "user_id"
-//
-// Values are encoded as CBOR (RFC 8949) when they are set. T can be whatever encoding/json could handle, and
-// more: byte slices, times and maps with other keys than strings keep their type. Only exported fields of a
-// struct are kept; a `cbor:"name"` or `json:"name"` tag renames them. A type with a form of its own has it from
-// encoding.BinaryMarshaler or encoding.TextMarshaler; MarshalJSON is not called. A value must not be nested more than
-// 10,000 deep, nor contain itself.
-//
-// A stored value that does not decode as T (an older version of the program may have set it) reads as absent,
-// is reported to the logger, and stays in the store until something else is set.
-type Key[T any] string
-
-// Get returns the value, or the zero value and false if there is none.
-func (k Key[T]) Get(s *Session) (T, bool) {
-	var v T
-	ok := s.Decode(string(k), &v)
-	if !ok {
-		v = *new(T) // decoding may have got half way
-	}
-	return v, ok
-}
-
-// GetOr returns the value, or fallback if there is none.
-func (k Key[T]) GetOr(s *Session, fallback T) T {
-	if v, ok := k.Get(s); ok {
-		return v
-	}
-	return fallback
-}
-
-// Has reports whether there is a value, of whatever type.
-func (k Key[T]) Has(s *Session) bool { return s.Has(string(k)) }
-
-// Set stores a copy of the value.
-func (k Key[T]) Set(s *Session, v T) { s.Set(string(k), v) }
-
-// SetDefault stores the value if there is none, and returns the one that is there then.
-func (k Key[T]) SetDefault(s *Session, v T) T {
-	var result T
-	first := true // later calls come when the session is saved, perhaps by another goroutine
-	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
-		var there T // decoding into v would change what v refers to
-		found := ok && s.decode(s.link.id, string(k), old, &there)
-		if first {
-			if result = v; found {
-				result = there
-			}
-			first = false
-		}
-		if found {
-			return old, nil
-		}
-		return encodeValue(v)
-	})
-	return result
-}
-
-// Update replaces the value by fn of it, or of the zero value if there is none, and returns the result. It is
-// atomic: if another request, in whatever process, changed the value meanwhile, fn is applied once more, to the
-// changed one. So fn may be called several times, the last time when the response begins, and possibly on
-// another goroutine. It must not use the session.
-func (k Key[T]) Update(s *Session, fn func(T) T) T {
-	var result T
-	first := true // later calls come when the session is saved, perhaps by another goroutine
-	s.update(string(k), func(old []byte, ok bool) ([]byte, error) {
-		var v T
-		if ok && !s.decode(s.link.id, string(k), old, &v) {
-			v = *new(T)
-		}
-		v = fn(v)
-		if first {
-			result, first = v, false
-		}
-		return encodeValue(v)
-	})
-	return result
-}
-
-// Pop removes the value and returns it, or the zero value and false if there is none: for messages that are
-// shown once.
-func (k Key[T]) Pop(s *Session) (T, bool) {
-	v, ok := k.Get(s)
-	if ok {
-		s.Delete(string(k))
-	}
-	return v, ok
-}
-
-// Delete removes the value. That there is none is no error.
-func (k Key[T]) Delete(s *Session) { s.Delete(string(k)) }
 
 // Get returns the value under the key, or nil and false if there is none. Without a type to decode into,
 // integers come as int64 (*big.Int beyond its range), floating-point numbers as float64, lists as []any, maps and
@@ -506,6 +411,17 @@ func (s *Session) SetPersistent(on bool) {
 	s.change(change{kind: changeMeta, key: "persistent", meta: func(c *content) { c.persistent = byte(choice) }})
 }
 
+// persistentCookie reports whether the session's cookie has an expiry. s.mu is held.
+func (s *Session) persistentCookie() bool {
+	switch persistence(s.content.persistent) {
+	case persistent:
+		return true
+	case notPersistent:
+		return false
+	}
+	return s.m.cookie.Persistent
+}
+
 // SetIdleTimeout gives this session an idle timeout of its own: Never switches it off, 0 goes back to
 // Options.IdleTimeout. The absolute timeout stays in force. One that is shorter than Options.RenewGrace begins to
 // count when the grace period of the last renewal is over. Other negative durations are an error.
@@ -573,133 +489,4 @@ func (s *Session) fail(err error) error {
 		s.err = err
 	}
 	return s.err
-}
-
-// A change is one thing that the handler did to the content. It can be done again to another state of it.
-type change struct {
-	kind   changeKind
-	key    string
-	data   []byte                                             // changeSet
-	update func(old []byte, ok bool) (data []byte, err error) // changeUpdate
-	meta   func(*content)                                     // changeMeta; its key is a name of its own
-}
-
-type changeKind byte
-
-const (
-	changeSet changeKind = iota
-	changeDelete
-	changeUpdate
-	changeClear
-	changeMeta
-)
-
-// apply makes the change to the content.
-func (ch *change) apply(c *content) error {
-	switch ch.kind {
-	case changeSet:
-		c.values.set(ch.key, ch.data)
-	case changeDelete:
-		c.values.delete(ch.key)
-	case changeClear:
-		c.values = values{}
-	case changeMeta:
-		ch.meta(c)
-	case changeUpdate:
-		old, ok := c.values.get(ch.key)
-		data, err := ch.update(old, ok)
-		if err != nil {
-			return unencodable(ch.key, err)
-		}
-		c.values.set(ch.key, data)
-	}
-	return nil
-}
-
-// update is Update for encoded values.
-func (s *Session) update(key string, fn func(old []byte, ok bool) ([]byte, error)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open()
-	s.change(change{kind: changeUpdate, key: key, update: fn})
-}
-
-// change applies what the handler does and takes note of it, unless it makes no difference. s.mu is held.
-func (s *Session) change(ch change) {
-	pending := false // is there a change that this one replaces or follows?
-	for _, earlier := range s.changes {
-		pending = pending || earlier.touches(&ch)
-	}
-	old, had := s.content.values.get(ch.key)
-	before := s.content.values.len
-	if err := ch.apply(&s.content); err != nil {
-		s.fail(err)
-		return
-	}
-	if ch.kind == changeMeta {
-		s.note(ch)
-		return
-	}
-	data, has := s.content.values.get(ch.key)
-	same := had == has && bytes.Equal(old, data)
-	if ch.kind == changeClear {
-		same = before == 0
-	}
-	if same && !pending {
-		return
-	}
-	if ch.kind == changeUpdate && s.decided(ch.key) {
-		ch = change{kind: changeSet, key: ch.key, data: data}
-	}
-	s.note(ch)
-}
-
-// note adds ch to the list of changes, and drops those from it that no longer matter.
-func (s *Session) note(ch change) {
-	if ch.kind != changeUpdate {
-		s.changes = slices.DeleteFunc(s.changes, func(earlier change) bool {
-			return ch.touches(&earlier) && (earlier.kind != changeClear || ch.kind == changeClear)
-		})
-	}
-	s.changes = append(s.changes, ch)
-}
-
-// touches reports whether the effects of two changes overlap.
-func (ch *change) touches(other *change) bool {
-	if (ch.kind == changeMeta) != (other.kind == changeMeta) {
-		return false
-	}
-	return ch.kind == changeClear || other.kind == changeClear || ch.key == other.key
-}
-
-// decided reports whether the value under the key no longer depends on what is in the store.
-func (s *Session) decided(key string) bool {
-	for _, ch := range slices.Backward(s.changes) {
-		switch {
-		case ch.kind == changeClear:
-			return true
-		case ch.kind == changeMeta || ch.key != key:
-		default:
-			return ch.kind != changeUpdate
-		}
-	}
-	return false
-}
-
-// rebase makes the handler's changes to another state of the session. s.mu is held.
-func (s *Session) rebase(c content) error {
-	s.content = c
-	for i := range s.changes {
-		if err := s.changes[i].apply(&s.content); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wants reports whether the handler did something that has to reach the store. s.mu is held.
-func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&(regenerate|endReplaced) != 0 }
-
-func unencodable(key string, err error) error {
-	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)
 }

@@ -1,0 +1,136 @@
+package session
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+)
+
+// A change is one thing that the handler did to the content. It can be done again to another state of it.
+type change struct {
+	kind   changeKind
+	key    string
+	data   []byte                                             // changeSet
+	update func(old []byte, ok bool) (data []byte, err error) // changeUpdate
+	meta   func(*content)                                     // changeMeta; its key is a name of its own
+}
+
+type changeKind byte
+
+const (
+	changeSet changeKind = iota
+	changeDelete
+	changeUpdate
+	changeClear
+	changeMeta
+)
+
+// apply makes the change to the content.
+func (ch *change) apply(c *content) error {
+	switch ch.kind {
+	case changeSet:
+		c.values.set(ch.key, ch.data)
+	case changeDelete:
+		c.values.delete(ch.key)
+	case changeClear:
+		c.values = values{}
+	case changeMeta:
+		ch.meta(c)
+	case changeUpdate:
+		old, ok := c.values.get(ch.key)
+		data, err := ch.update(old, ok)
+		if err != nil {
+			return unencodable(ch.key, err)
+		}
+		c.values.set(ch.key, data)
+	}
+	return nil
+}
+
+// update is Update for encoded values.
+func (s *Session) update(key string, fn func(old []byte, ok bool) ([]byte, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open()
+	s.change(change{kind: changeUpdate, key: key, update: fn})
+}
+
+// change applies what the handler does and takes note of it, unless it makes no difference. s.mu is held.
+func (s *Session) change(ch change) {
+	pending := false // is there a change that this one replaces or follows?
+	for _, earlier := range s.changes {
+		pending = pending || earlier.touches(&ch)
+	}
+	old, had := s.content.values.get(ch.key)
+	before := s.content.values.len
+	if err := ch.apply(&s.content); err != nil {
+		s.fail(err)
+		return
+	}
+	if ch.kind == changeMeta {
+		s.note(ch)
+		return
+	}
+	data, has := s.content.values.get(ch.key)
+	same := had == has && bytes.Equal(old, data)
+	if ch.kind == changeClear {
+		same = before == 0
+	}
+	if same && !pending {
+		return
+	}
+	if ch.kind == changeUpdate && s.decided(ch.key) {
+		ch = change{kind: changeSet, key: ch.key, data: data}
+	}
+	s.note(ch)
+}
+
+// note adds ch to the list of changes, and drops those from it that no longer matter.
+func (s *Session) note(ch change) {
+	if ch.kind != changeUpdate {
+		s.changes = slices.DeleteFunc(s.changes, func(earlier change) bool {
+			return ch.touches(&earlier) && (earlier.kind != changeClear || ch.kind == changeClear)
+		})
+	}
+	s.changes = append(s.changes, ch)
+}
+
+// touches reports whether the effects of two changes overlap.
+func (ch *change) touches(other *change) bool {
+	if (ch.kind == changeMeta) != (other.kind == changeMeta) {
+		return false
+	}
+	return ch.kind == changeClear || other.kind == changeClear || ch.key == other.key
+}
+
+// decided reports whether the value under the key no longer depends on what is in the store.
+func (s *Session) decided(key string) bool {
+	for _, ch := range slices.Backward(s.changes) {
+		switch {
+		case ch.kind == changeClear:
+			return true
+		case ch.kind == changeMeta || ch.key != key:
+		default:
+			return ch.kind != changeUpdate
+		}
+	}
+	return false
+}
+
+// rebase makes the handler's changes to another state of the session. s.mu is held.
+func (s *Session) rebase(c content) error {
+	s.content = c
+	for i := range s.changes {
+		if err := s.changes[i].apply(&s.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wants reports whether the handler did something that has to reach the store. s.mu is held.
+func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&(regenerate|endReplaced) != 0 }
+
+func unencodable(key string, err error) error {
+	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)
+}
