@@ -4,6 +4,8 @@
 # make quickstart  the first example, on http://127.0.0.1:8080
 # make cover       the share of statements that tests reach
 # make fuzz        ten minutes for each fuzz test
+# make bench       other libraries and bare clients beside this one, about ten minutes; draws the charts
+# make bench-quick in less than two minutes: what needs no server, and Redis
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
@@ -13,7 +15,7 @@ ROUNDS      = 1000
 # Tests of stores alone, for which it makes no difference what the records hold, and those that encrypt by themselves.
 NOT_ENCRYPTED = ^Test(Stores|Sessions|Drop|Processes|LockAmongProcesses|LockHolder|KilledBetweenSteps|(Renewal|User|Fixation|Cache)Races|MemoryStore|FileStore|DirStore|StoreOn|StoreSurvives|CacheStore|Redis|Valkey|MemcacheStore|Mongo|MySQL|Postgres)|^Fuzz
 
-.PHONY: test faults copy install check cover fuzz quickstart
+.PHONY: test faults copy install check cover fuzz quickstart bench bench-quick
 
 test: install check
 	@for dir in $(MODULES); do \
@@ -50,3 +52,10 @@ fuzz:
 
 quickstart:
 	go run ./examples/quickstart
+
+bench: install
+	mkdir -p bench/results
+	cd bench && go test -count=1 -timeout 60m -run TestCompare -args -scale full -report results
+
+bench-quick:
+	cd bench && go test -count=1 -run TestCompare -args -scale quick

@@ -1,0 +1,81 @@
+package bench
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"example.com/session/internal/servertest"
+	"github.com/gin-gonic/gin"
+)
+
+var (
+	scaleFlag  = flag.String("scale", "once", "once: each case once, as a test; quick: what needs no server, and Redis; full: everything")
+	reportFlag = flag.String("report", "", "the directory for results.json and the charts; empty for none")
+	onlyFlag   = flag.String("only", "", "the name of one backend")
+)
+
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.ReleaseMode)
+	os.Exit(servertest.Main(m))
+}
+
+// TestCompare runs all cases of the scale.
+func TestCompare(t *testing.T) {
+	s, ok := scales[*scaleFlag]
+	if !ok {
+		t.Fatalf("there is no scale %q", *scaleFlag)
+	}
+	var out io.Writer = os.Stdout
+	if *scaleFlag == "once" {
+		out = io.Discard
+	}
+	r := newReport(out)
+	dir := *reportFlag
+	if *scaleFlag == "once" {
+		dir = t.TempDir()
+	}
+	for _, b := range s.backends {
+		if *onlyFlag != "" && *onlyFlag != b.name {
+			continue
+		}
+		t.Run(b.name, func(t *testing.T) { s.run(t, r, b.start(t)) })
+		if dir != "" { // a run takes long: each backend's figures are kept at once
+			writeFile(filepath.Join(dir, "results.json"), r.writeJSON)
+			for name, chart := range charts(r) {
+				writeFile(filepath.Join(dir, name), chart.writeSVG)
+			}
+		}
+	}
+}
+
+func writeFile(path string, write func(io.Writer) error) {
+	f := must(os.Create(path))
+	check(errors.Join(write(f), f.Close()))
+}
+
+var allWorks = []work{unused, read, write, create, regenerate, renew}
+
+var scales = map[string]scale{
+	"once": {
+		backends: allBackends, works: allWorks,
+		process: contest{rounds: 1}, loopback: contest{rounds: 1},
+		conns: 2, sessions: 20, many: 500, passes: 1, deep: true, sweepWait: 20 * time.Millisecond,
+	},
+	"quick": {
+		backends: allBackends[:4], works: allWorks,
+		process:  contest{rounds: 5, turn: 20 * time.Millisecond},
+		loopback: contest{rounds: 5, turn: 200 * time.Millisecond},
+		conns:    8, sessions: 200, passes: 5,
+	},
+	"full": {
+		backends: allBackends, works: allWorks,
+		process:  contest{rounds: 11, turn: 20 * time.Millisecond},
+		loopback: contest{rounds: 7, turn: 120 * time.Millisecond},
+		conns:    8, sessions: 1000, many: 1_000_000, passes: 7, deep: true, sweepWait: 2 * time.Second,
+	},
+}
