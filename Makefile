@@ -9,29 +9,33 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
+TESTS       = $(MODULES:%=test@%)
 FUZZTIME    = 10m
 ROUNDS      = 1000
 
 # Tests of stores alone, for which it makes no difference what the records hold, and those that encrypt by themselves.
 NOT_ENCRYPTED = ^Test(Stores|Sessions|Drop|Processes|LockAmongProcesses|LockHolder|KilledBetweenSteps|(Renewal|User|Fixation|Cache)Races|MemoryStore|FileStore|DirStore|StoreOn|StoreSurvives|CacheStore|Redis|Valkey|MemcacheStore|Mongo|MySQL|Postgres)|^Fuzz
 
-.PHONY: test faults copy install check cover fuzz quickstart bench bench-quick
+.PHONY: test $(TESTS) encrypted faults copy install check cover fuzz quickstart bench bench-quick
 
+# Much of the time tests wait, so two modules are tested at a time. What one prints comes when it has ended.
 test: install check
-	@for dir in $(MODULES); do \
-		echo "== go test -race ./... in $$dir" && \
-		(cd $$dir && SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=$(ROUNDS) go test -race -timeout 30m ./...) || exit 1; \
-	done
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(TESTS) encrypted copy
+
+$(TESTS): test@%:
+	@echo "== go test -race ./... in $*"
+	@cd $* && SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=$(ROUNDS) go test -race -timeout 30m ./...
+
+encrypted: install
 	@echo "== the core once more, with EncryptAtRest"
 	@SESSION_TEST_ENCRYPTED=1 go test -race -skip '$(NOT_ENCRYPTED)' .
-	@echo "== 100,000 sessions move from server to server, without -race"
-	@$(MAKE) --no-print-directory copy
 
 faults: install
 	cd faults && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...
 
 copy: install
-	cd cmd/session && SESSION_TEST_REQUIRE=1 go test -run TestCopyLarge -timeout 20m .
+	@echo "== 100,000 sessions move from server to server, without -race"
+	@cd cmd/session && SESSION_TEST_REQUIRE=1 go test -run TestCopyLarge -timeout 20m .
 
 install:
 	@sh internal/servertest/install.sh
