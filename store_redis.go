@@ -24,10 +24,10 @@ import (
 // Cluster or a Ring. Each record is one string, which the server removes when it expires. It implements Toucher
 // and Lister, and is safe for concurrent use.
 //
-// Every operation takes one round trip and touches one key. Save and Touch are scripts that the server knows by
-// their hash; a server that does not (it was restarted, another took its place) is sent the text once. A Save of
-// what is not there yet needs no script, and a second round trip if something else is there. The commands in use are EVALSHA, EVAL, GET, GETRANGE, SET, SETRANGE, DEL, PEXPIRE, PERSIST and, for List and
-// Count, SCAN.
+// Every operation takes one round trip and touches one key; but a Save with version 0 takes another where something is
+// under the key already. Save and Touch are scripts that the server knows by their hash; a server that does not (it was
+// restarted, another took its place) is sent the text once. The commands in use are EVALSHA, EVAL, GET, GETRANGE, SET,
+// SETRANGE, DEL, PEXPIRE, PERSIST and, for List and Count, SCAN.
 //
 // A server with a memory limit should not evict (maxmemory-policy noeviction, which makes Save fail when it is
 // full): what it evicts is a session lost. What a crash of the server or a failover to a replica loses is up to
@@ -154,11 +154,14 @@ func (s *RedisStore) Save(ctx context.Context, id ID, rec Record) error {
 	expires := packedExpiry(rec.Expires)
 	value := packRecord(rec.Version+1, expires, rec.Data)
 	if rec.Version == 0 {
-		if created, err := s.create(ctx, id, rec.Expires, value); err != nil {
+		created, err := s.create(ctx, id, rec.Expires, value)
+		switch {
+		case err != nil:
 			return redisError(ctx, "save", err)
-		} else if created {
+		case created:
 			return nil
-		} // it may be there and count as absent
+		}
+		// What is there may count as absent.
 	}
 	code, err := s.run(ctx, s.save, id, rec.Version, expires, value)
 	switch {
