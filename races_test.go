@@ -21,6 +21,7 @@ import (
 // all that it draws from the seed. SESSION_TEST_SEED sets the first one.
 func playRounds(t *testing.T, newRound func() func(ctx context.Context, seed uint64) error) {
 	t.Helper()
+	t.Parallel() // with the rounds on other stores: much of the time they wait for servers
 	rounds, first := uint64(100), rand.Uint64()
 	if env := os.Getenv("SESSION_TEST_ROUNDS"); env != "" {
 		rounds, _ = strconv.ParseUint(env, 10, 64)

@@ -131,7 +131,10 @@ func TestStores(t *testing.T) {
 
 // Whole sessions keep their promises on every store.
 func TestSessions(t *testing.T) {
-	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.RunSessions(t, newStore) })
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		t.Parallel() // much of the time it waits for a server
+		sessiontest.RunSessions(t, newStore)
+	})
 }
 
 // Drop leaves nothing behind, and does nothing where nothing is.
