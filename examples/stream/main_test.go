@@ -61,8 +61,8 @@ func TestStreams(t *testing.T) {
 			}
 
 			events, socket = laptop.events(), laptop.socket()
-			laptop.post("/logout", nil) // in one of its tabs
 			events.skip("draft")
+			laptop.post("/logout", nil) // in one of its tabs
 			events.wants("ended", update{})
 			socket.closes(statusLoggedOut)
 			other.closes(statusLoggedOut)
