@@ -28,8 +28,8 @@ func Build(t *testing.T) string {
 	return bin
 }
 
-// Start runs an executable with -addr and args, and returns the addresses that it says it listens on, one for each
-// line that args make it print. It has the same SESSION_SECRET each time, and ends with the test at the latest.
+// Start runs an executable with -addr and args, and returns the addresses that it prints: "listening on" the first, and
+// as many more as there are other lines that it begins with. It has the same SESSION_SECRET each time, and ends with the test at the latest.
 func Start(t *testing.T, bin string, lines int, args ...string) (addresses []string, stop func() error) {
 	t.Helper()
 	cmd := exec.Command(bin, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
@@ -50,8 +50,8 @@ func Start(t *testing.T, bin string, lines int, args ...string) (addresses []str
 	})
 	for stdout := bufio.NewReader(out); len(addresses) < lines; {
 		line, err := stdout.ReadString('\n')
-		_, address, ok := strings.Cut(strings.TrimSpace(line), " on ")
-		if err != nil || !ok {
+		what, address, ok := strings.Cut(strings.TrimSpace(line), " on ")
+		if err != nil || !ok || len(addresses) == 0 && what != "listening" {
 			cmd.Process.Kill()
 			wait() // so that all of stderr is there
 			t.Fatalf("it printed %q, %v\n%s", line, err, &stderr)
