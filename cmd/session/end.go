@@ -72,15 +72,11 @@ func end(ctx context.Context, c *console, s *settings, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, err := s.openStore(ctx)
+	store, m, err := s.openManager(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer session.Close(store)
-	m, err := s.manager(c, store)
-	if err != nil {
-		return err
-	}
 	e := &ending{Failed: []failure{}}
 	switch {
 	case s.all:

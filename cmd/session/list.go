@@ -60,15 +60,11 @@ func list(ctx context.Context, c *console, s *settings, args []string) error {
 	if len(args) > 0 {
 		return usage("it takes no arguments; the store is given by --store")
 	}
-	store, err := s.openStore(ctx)
+	store, m, err := s.openManager(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer session.Close(store)
-	m, err := s.manager(c, store)
-	if err != nil {
-		return err
-	}
 	var sessions []listed
 	if s.changed("user") {
 		sessions, err = listUser(ctx, s, m)

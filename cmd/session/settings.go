@@ -67,6 +67,19 @@ func (s *settings) openStore(ctx context.Context) (session.Store, error) {
 	return openURL(ctx, rawURL, true)
 }
 
+// openManager opens the store, which is to be closed after use, and returns a manager of it.
+func (s *settings) openManager(ctx context.Context, c *console) (session.Store, *session.Manager, error) {
+	store, err := s.openStore(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := s.manager(c, store)
+	if err != nil {
+		return nil, nil, errors.Join(err, session.Close(store))
+	}
+	return store, m, nil
+}
+
 // storeURL returns the URL of --store or SESSION_STORE.
 func (s *settings) storeURL() (string, error) {
 	if s.changed("store") {

@@ -82,15 +82,11 @@ func show(ctx context.Context, c *console, s *settings, args []string) error {
 			return err
 		}
 	}
-	store, err := s.openStore(ctx)
+	store, m, err := s.openManager(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer session.Close(store)
-	m, err := s.manager(c, store)
-	if err != nil {
-		return err
-	}
 	var info session.RecordInfo
 	if byUser {
 		info, err = m.InspectUser(ctx, s.user)
