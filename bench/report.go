@@ -12,7 +12,7 @@ import (
 
 // A line is one result: our figure beside another's.
 type line struct {
-	Case  string  `json:"case"` // backend/work/payload, and what else sets it apart
+	Case  string  `json:"case"` // backend, kind of work and payload, and what else sets it apart
 	Ours  float64 `json:"ours"`
 	Other string  `json:"other"`
 	Their float64 `json:"figure"`

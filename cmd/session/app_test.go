@@ -252,7 +252,7 @@ func (a *movingApp) await(cond func() bool) {
 		if a.t.Failed() || a.t.Context().Err() != nil {
 			a.t.FailNow()
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // between two looks: clients do not tell
 	}
 }
 

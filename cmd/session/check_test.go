@@ -67,7 +67,7 @@ func TestCheckFails(t *testing.T) {
 				t.Fatal(err)
 			}
 			for !hasScratch(t, rawURL) && t.Context().Err() == nil {
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // between two looks at what another process does
 			}
 			cmd.Process.Signal(syscall.SIGTERM)
 			if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != exitFailed {
