@@ -279,9 +279,9 @@ func (x *exchange) beginLocked() error {
 // beginHijack is begin for a handler that takes the connection.
 func (x *exchange) beginHijack() error {
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.hijacked = !x.sent
-	x.mu.Unlock()
-	return x.begin()
+	return x.beginLocked()
 }
 
 // finish commits what is not committed yet when the handler has returned.
