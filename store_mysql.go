@@ -206,12 +206,15 @@ func (s *MySQLStore) Touch(ctx context.Context, id ID, rec Record) error {
 	return nil
 }
 
-// DeleteExpired implements Sweeper. It takes one round trip to find what has expired, and one for each few
-// hundred records that it removes. Several processes may call it at the same time.
+// DeleteExpired implements Sweeper. It takes one round trip to find what has expired, and one for each 16 records
+// that it removes. Several processes may call it at the same time.
 //
 // A single DELETE with the expiry as its condition would not do: the server locks what it looks at, which is the
 // next record to expire too, or all records where it holds a scan to be faster.
 func (s *MySQLStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
+	// With 500 at once, it took half as long, and the slowest percent of other requests three times as long (removal
+	// from MariaDB, in module bench).
+	const atOnce = 16
 	removed := 0
 	for removed < limit {
 		var ids []string
@@ -223,7 +226,7 @@ func (s *MySQLStore) DeleteExpired(ctx context.Context, limit int) (int, error) 
 		if err != nil {
 			return removed, sqlError(ctx, "mysql", "sweep", err)
 		}
-		for chunk := range slices.Chunk(ids, 500) {
+		for chunk := range slices.Chunk(ids, atOnce) {
 			// DELETE FROM takes no FORCE INDEX, this form does
 			statement := fmt.Sprintf("DELETE %[1]s FROM %[1]s FORCE INDEX (PRIMARY) "+
 				"WHERE expires <= %[2]d AND id IN (x'%[3]s')", s.table, now, strings.Join(chunk, "', x'"))
