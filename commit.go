@@ -31,13 +31,14 @@ const (
 // load finds the session that the request's cookies lead to. s.mu is held.
 func (s *Session) load() {
 	ctx := &s.loading // part of the session to save an allocation (BenchmarkRequest/read)
-	ctx.parent, ctx.timeout = s.origin.context(), s.m.storeTimeout
+	ctx.parent, ctx.limit = s.origin.context(), &s.m.storeLimit
 	defer ctx.cancel()
 	ended := false
 	for n := 0; s.origin.candidate(&n, &s.link); {
 		s.link.id = s.link.token.id()
 		s.todo = 0
-		found, err := s.follow(ctx)
+		var found decoded
+		err := s.follow(ctx, &found)
 		switch {
 		case err != nil:
 			s.state = failed
@@ -86,40 +87,40 @@ func (s *Session) reload(parent context.Context) error {
 	if s.held == nil || s.link.id == id && s.link.version == version {
 		return nil
 	}
-	ctx := newStoreContext(parent, s.m.storeTimeout)
+	ctx := newStoreContext(parent, &s.m.storeLimit)
 	defer ctx.cancel()
 	return s.held.check(ctx, true) // it may have been the next holder who saved
 }
 
 // refresh is reload without a look at the lock. s.mu is held.
 func (s *Session) refresh(parent context.Context) error {
-	ctx := newStoreContext(parent, s.m.storeTimeout)
+	ctx := newStoreContext(parent, &s.m.storeLimit)
 	defer ctx.cancel()
-	found, err := s.follow(uncached(ctx))
-	if err != nil {
+	var found decoded
+	if err := s.follow(uncached(ctx), &found); err != nil {
 		return err
 	}
-	return s.adopt(found)
+	return s.adopt(&found)
 }
 
 // follow brings s.link up to date, and has the client follow with its cookie. s.mu is held.
-func (s *Session) follow(ctx context.Context) (decoded, error) {
+func (s *Session) follow(ctx context.Context, found *decoded) error {
 	rec, err := s.m.load(ctx, s.link.id)
-	return s.followFrom(ctx, rec, err)
+	return s.followFrom(ctx, rec, err, found)
 }
 
 // followFrom is follow for a record that was loaded already. s.mu is held.
-func (s *Session) followFrom(ctx context.Context, rec Record, err error) (decoded, error) {
+func (s *Session) followFrom(ctx context.Context, rec Record, err error, found *decoded) error {
 	before := s.link.token
-	found, err := s.m.followFrom(ctx, &s.link, rec, err)
+	err = s.m.followFrom(ctx, &s.link, rec, err, found)
 	if s.link.token != before {
 		s.todo |= sendCookie
 	}
-	return found, err
+	return err
 }
 
 // adopt makes the handler's changes to the record that s.link leads to. s.mu is held.
-func (s *Session) adopt(found decoded) error {
+func (s *Session) adopt(found *decoded) error {
 	if found.kind != kindLive {
 		s.state, s.replaced = gone, found.regenerated
 		return nil
@@ -146,7 +147,7 @@ func (s *Session) commit(parent context.Context, late bool) (cookieAction, error
 	if s.idleAt(now) {
 		return keepCookie, nil
 	}
-	ctx := newStoreContext(parent, s.m.storeTimeout)
+	ctx := newStoreContext(parent, &s.m.storeLimit)
 	defer ctx.cancel()
 	var err error
 	if s.held != nil {
@@ -336,11 +337,11 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 			}
 			rec, recErr = s.m.load(ctx, s.link.id) // what was found before the pause is history
 		}
-		found, err := s.followFrom(ctx, rec, recErr)
-		if err != nil {
+		var found decoded
+		if err := s.followFrom(ctx, rec, recErr, &found); err != nil {
 			return err
 		}
-		if err := s.adopt(found); err != nil || s.state == gone {
+		if err := s.adopt(&found); err != nil || s.state == gone {
 			return err
 		}
 		now = time.Now()
@@ -401,13 +402,14 @@ func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, err
 
 // touchDue reports whether the expiry that this use leads to is worth a write. s.mu is held.
 func (s *Session) touchDue(now time.Time) bool {
-	return now.Sub(s.lastUsed()) >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
+	unrecorded := time.Duration(now.UnixMilli()-s.lastUsed()) * time.Millisecond
+	return unrecorded >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
 }
 
 // lastUsed returns when the session was last used before this request. s.mu is held.
-func (s *Session) lastUsed() time.Time {
+func (s *Session) lastUsed() int64 {
 	if s.state != live {
-		return time.UnixMilli(s.content.saved)
+		return s.content.saved
 	}
 	return s.m.lastUsed(&s.content, s.link.expires)
 }
@@ -484,7 +486,7 @@ func (m *Manager) observeStore(ctx context.Context, start time.Time, op string, 
 }
 
 // rememberFor returns for how long a record remembers a write.
-func (m *Manager) rememberFor() time.Duration { return m.storeTimeout + rememberWrites }
+func (m *Manager) rememberFor() time.Duration { return m.storeLimit.timeout + rememberWrites }
 
 // newMark returns the mark of a write.
 func newMark() []byte {

@@ -2,29 +2,25 @@ package session
 
 import "time"
 
+// What most requests ask is calculated in Unix milliseconds, see never: a time.Time takes longer (BenchmarkRequest/read).
+
 // expiry returns when a session that is used now ends unless it is used again.
 func (m *Manager) expiry(c *content, now time.Time) time.Time {
 	limit := m.absoluteLimit(c)
 	idle := m.idle(c)
 	if idle <= 0 {
-		return limit
+		return expiryTime(limit)
 	}
-	expires := time.UnixMilli(now.Add(idle).UnixMilli())
-	if sealed := m.sealedUntil(c); expires.Before(sealed) {
-		expires = sealed
-	}
-	if !limit.IsZero() && limit.Before(expires) {
-		return limit
-	}
-	return expires
+	expires := max(now.Add(idle).UnixMilli(), m.sealedUntil(c))
+	return time.UnixMilli(min(expires, limit))
 }
 
-// absoluteLimit returns when the session ends at the latest, the zero time for never.
-func (m *Manager) absoluteLimit(c *content) time.Time {
+// absoluteLimit returns when the session ends at the latest.
+func (m *Manager) absoluteLimit(c *content) int64 {
 	if m.absoluteTimeout <= 0 {
-		return time.Time{}
+		return never
 	}
-	return time.UnixMilli(c.created).Add(m.absoluteTimeout)
+	return c.created + m.absoluteTimeout.Milliseconds()
 }
 
 // idle returns the session's idle timeout, 0 or less for none.
@@ -36,13 +32,13 @@ func (m *Manager) idle(c *content) time.Duration {
 }
 
 // sealedUntil returns until when there may be a sealed record that leads to the session, if that is longer than an
-// idle timeout of its own, else the zero time. The session must not expire before that record: who then followed
+// idle timeout of its own, else 0. The session must not expire before that record: who then followed
 // it would find nothing, take that for a renewal that came to a halt, and bring the session back.
-func (m *Manager) sealedUntil(c *content) time.Time {
+func (m *Manager) sealedUntil(c *content) int64 {
 	if c.idle <= 0 || m.idle(c) >= m.renewGrace || m.renewEvery <= 0 || c.issued-c.created < m.renewEvery.Milliseconds() {
-		return time.Time{} // never renewed, or no concern
+		return 0 // never renewed, or no concern
 	}
-	return time.UnixMilli(c.issued).Add(m.renewGrace)
+	return c.issued + m.renewGrace.Milliseconds()
 }
 
 // touchInterval returns how old the last recorded use has to be for a new one to be recorded.
@@ -55,20 +51,10 @@ func (m *Manager) touchInterval(c *content) time.Duration {
 }
 
 // lastUsed derives the time of the last use from the expiry that it led to: a Touch moves nothing else.
-func (m *Manager) lastUsed(c *content, expires time.Time) time.Time {
-	used := time.UnixMilli(c.saved)
-	idle := m.idle(c)
-	if idle <= 0 || expires.IsZero() {
-		return used
+func (m *Manager) lastUsed(c *content, expires time.Time) int64 {
+	idle, until := m.idle(c), expiryMillis(expires)
+	if idle <= 0 || until >= m.absoluteLimit(c) || until <= m.sealedUntil(c) {
+		return c.saved
 	}
-	if limit := m.absoluteLimit(c); !limit.IsZero() && !expires.Before(limit) {
-		return used
-	}
-	if !expires.After(m.sealedUntil(c)) {
-		return used
-	}
-	if at := expires.Add(-idle); at.After(used) {
-		return at
-	}
-	return used
+	return max(c.saved, until-idle.Milliseconds())
 }

@@ -165,7 +165,7 @@ func (r *RecordInfo) describe(m *Manager, c *content) {
 	if !r.Readable {
 		return
 	}
-	r.Created, r.LastUsed = time.UnixMilli(c.created), m.lastUsed(c, r.Expires)
+	r.Created, r.LastUsed = time.UnixMilli(c.created), time.UnixMilli(m.lastUsed(c, r.Expires))
 	if r.Kind == RecordSealed { // its expiry is the end of the grace period
 		r.LastUsed = time.UnixMilli(c.saved)
 	}
@@ -185,7 +185,7 @@ func (r *RecordInfo) describe(m *Manager, c *content) {
 //
 // For an application's own pages there is EndSession, which takes care that nobody ends another user's.
 func (m *Manager) End(parent context.Context, id ID) error {
-	ctx := newStoreContext(parent, m.storeTimeout)
+	ctx := newStoreContext(parent, &m.storeLimit)
 	defer ctx.cancel()
 	d, err := m.trace(ctx, id)
 	if err != nil {

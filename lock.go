@@ -111,7 +111,7 @@ func (s *Session) takeLock(parent context.Context) error {
 			return nil
 		}
 		// Should the one before wake up, it must find the session changed.
-		ctx := newStoreContext(parent, m.storeTimeout)
+		ctx := newStoreContext(parent, &m.storeLimit)
 		undone := s.content
 		decoded, err := m.decode(&s.link, s.link.data)
 		if err == nil {
@@ -140,8 +140,8 @@ func lockError(wait context.Context, err error) error {
 // take waits until the lock is free and takes it. It reports whether it was taken over from a holder whose lease
 // ran out.
 func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
-	limited := newStoreContext(wait, h.m.lockWait+h.m.storeTimeout)
-	defer limited.cancel()
+	limited, cancel := context.WithTimeout(context.WithoutCancel(wait), h.m.lockWait+h.m.storeLimit.timeout)
+	defer cancel()
 	ctx := uncached(limited)
 	rec, err := h.m.load(ctx, h.link.id)
 	for try := 1; ; try++ {
@@ -219,8 +219,8 @@ func (h *heldLock) extend() {
 	if h.lost || h.timer == nil {
 		return
 	}
-	ctx := newStoreContext(context.Background(), min(h.m.storeTimeout, h.m.lockLease/3))
-	defer ctx.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), min(h.m.storeLimit.timeout, h.m.lockLease/3))
+	defer cancel()
 	if err := h.save(ctx, time.Now().Add(h.m.lockLease)); errors.Is(err, ErrConflict) {
 		h.lost = true
 		return
@@ -255,7 +255,7 @@ func (h *heldLock) release(parent context.Context) {
 	h.timer.Stop()
 	h.timer = nil
 	if !h.lost && time.Now().Before(h.until) {
-		ctx := newStoreContext(parent, h.m.storeTimeout)
+		ctx := newStoreContext(parent, &h.m.storeLimit)
 		defer ctx.cancel()
 		if err := h.save(ctx, time.Time{}); err != nil {
 			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.link.id, Err: err})

@@ -25,7 +25,7 @@ type Manager struct {
 	renewEvery      time.Duration
 	renewGrace      time.Duration
 	touchEvery      time.Duration // 0: a tenth of the session's idle timeout
-	storeTimeout    time.Duration
+	storeLimit      timeLimit
 	maxSize         int
 	encrypt         bool
 	indexCiphers    []cipher.AEAD // one a secret
@@ -70,7 +70,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		x := &exchange{Context: r.Context(), m: m, w: w, r: r}
+		x := &exchange{Context: r.Context(), w: w, r: r}
 		x.session.m, x.session.origin = m, x
 		if before := w.Header(); len(before) > 0 {
 			x.before = before.Clone()
@@ -138,17 +138,16 @@ func (m *Manager) candidate(r *http.Request, n *int, l *link) bool {
 type exchange struct {
 	context.Context
 	session Session
-	m       *Manager
 	w       http.ResponseWriter
 	r       *http.Request
 	before  http.Header // what the header held before the handler
 
 	mu       sync.Mutex
 	cookie   *http.Cookie // what the final header is to set; nil: nothing
-	sent     bool         // the final header has left, or is about to
-	hijacked bool         // by the handler's hand, with the cookie or without
 	failed   error        // the error handler answered instead
 	answered bool         // and has returned
+	sent     bool         // the final header has left, or is about to
+	hijacked bool         // by the handler's hand, with the cookie or without
 	told     bool         // Save returned the failure
 }
 
@@ -158,7 +157,7 @@ func (x *exchange) Value(key any) any {
 	case contextKey:
 		return &x.session
 	case managerKey:
-		if key.m == x.m {
+		if key.m == x.session.m {
 			return &x.session
 		}
 	}
@@ -175,13 +174,13 @@ func (x *exchange) String() string {
 
 func (x *exchange) context() context.Context { return x.Context }
 
-func (x *exchange) candidate(n *int, l *link) bool { return x.m.candidate(x.r, n, l) }
+func (x *exchange) candidate(n *int, l *link) bool { return x.session.m.candidate(x.r, n, l) }
 
 // maxUserAgent is how many bytes of a User-Agent header are kept.
 const maxUserAgent = 256
 
 func (x *exchange) client() (addr, agent string) {
-	if a := x.m.clientAddr(x.r); a.IsValid() {
+	if a := x.session.m.clientAddr(x.r); a.IsValid() {
 		addr = a.String()
 	}
 	agent = x.r.UserAgent()
@@ -189,10 +188,10 @@ func (x *exchange) client() (addr, agent string) {
 }
 
 func (x *exchange) binding() []byte {
-	if x.m.bind == nil {
+	if x.session.m.bind == nil {
 		return nil
 	}
-	return hashBinding(x.m.bind(x.r))
+	return hashBinding(x.session.m.bind(x.r))
 }
 
 // reachable does not hold for a client that hung up, for a request that timed out, nor where the handler writes the
@@ -227,9 +226,9 @@ func (x *exchange) commitLocked(ctx context.Context) (used bool, err error) {
 				age = max(time.Until(s.link.expires), time.Second)
 			}
 		}
-		x.cookie = x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age)
+		x.cookie = x.session.m.cookie.cookie(x.session.m.signer.sign(&s.link.token), age)
 	case removeCookie:
-		x.cookie = x.m.cookie.cookie("", -1)
+		x.cookie = x.session.m.cookie.cookie("", -1)
 	case keepCookie:
 		if s.state == gone {
 			x.cookie = nil
@@ -270,7 +269,7 @@ func (x *exchange) beginLocked() error {
 		varyCookie(header)
 	}
 	if x.failed != nil {
-		x.m.errorHandler(x.w, x.r, x.failed)
+		x.session.m.errorHandler(x.w, x.r, x.failed)
 		x.answered = true
 	}
 	return x.failed
@@ -297,7 +296,7 @@ func (x *exchange) finish() {
 		return
 	}
 	if _, err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
-		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.ID(), Op: "commit", Err: err})
+		x.session.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.ID(), Op: "commit", Err: err})
 	}
 }
 

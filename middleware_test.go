@@ -662,6 +662,71 @@ func TestStoreTimeout(t *testing.T) {
 	}
 }
 
+// Steps at the store share a timer, which goes off when the deadline of the last of them is over, and no earlier.
+func TestStoreTimeoutShared(t *testing.T) {
+	type key struct{}
+	store := &waiting{Store: session.NewMemoryStore()}
+	with := func(timeout time.Duration) func(func(context.Context) error) error {
+		var got error
+		m := newManager(t, store, &session.Options{
+			SweepInterval: session.Never, StoreTimeout: timeout,
+			ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { got = err },
+		})
+		value, _ := begin(t, m)
+		h := handle(m, func(s *session.Session) { s.Has("k") })
+		return func(wait func(context.Context) error) error {
+			store.wait, got = wait, nil
+			defer func() { store.wait = nil }()
+			serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, timeout)))
+			}), "session_id="+value)
+			return got
+		}
+	}
+
+	hour := with(time.Hour)
+	var steps []context.Context
+	for range 2 {
+		hour(func(ctx context.Context) error {
+			steps = append(steps, ctx)
+			if ctx.Done() == nil || ctx.Err() != nil {
+				t.Errorf("the context begins with the error %v", ctx.Err())
+			}
+			if ctx.Value(key{}) != time.Hour {
+				t.Error("the request's value is not there")
+			}
+			return nil
+		})
+	}
+	if steps[0].Done() != steps[1].Done() {
+		t.Error("the two steps have timers of their own")
+	}
+	for _, ctx := range steps {
+		if err := ctx.Err(); err != context.Canceled {
+			t.Errorf("the error after the step is %v", err)
+		}
+	}
+
+	short := with(10 * time.Millisecond)
+	for range 5 {
+		err := short(func(ctx context.Context) error {
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			<-child.Done()
+			if deadline, ok := ctx.Deadline(); !ok || time.Now().Before(deadline) {
+				t.Errorf("it is done before the deadline, %v", deadline)
+			}
+			if ctx.Err() != context.DeadlineExceeded {
+				t.Errorf("the context's error is %v", ctx.Err())
+			}
+			return child.Err()
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the request fails with %v", err)
+		}
+	}
+}
+
 type waiting struct {
 	session.Store
 	wait func(context.Context) error

@@ -104,10 +104,10 @@ func (mg Migration) check(own string) (*Migration, error) {
 
 // oldCookie returns the value of the old system's cookie, empty if the request has none.
 func (x *exchange) oldCookie() string {
-	if x.m.migration == nil {
+	if x.session.m.migration == nil {
 		return ""
 	}
-	c, err := x.r.Cookie(x.m.migration.Cookie.Name)
+	c, err := x.r.Cookie(x.session.m.migration.Cookie.Name)
 	if err != nil {
 		return ""
 	}
@@ -115,21 +115,21 @@ func (x *exchange) oldCookie() string {
 }
 
 func (x *exchange) loadOld(ctx context.Context) (*OldSession, error) {
-	return x.m.migration.Load(x.r.WithContext(ctx))
+	return x.session.m.migration.Load(x.r.WithContext(ctx))
 }
 
 func (x *exchange) endOld(ctx context.Context) error {
-	if x.m.migration.End == nil {
+	if x.session.m.migration.End == nil {
 		return nil
 	}
-	return x.m.migration.End(x.r.WithContext(ctx))
+	return x.session.m.migration.End(x.r.WithContext(ctx))
 }
 
 // setCookie puts x.cookie into the header. Whichever it is, it takes the place of the old system's.
 func (x *exchange) setCookie() {
-	x.m.cookie.set(x.w.Header(), x.cookie)
+	x.session.m.cookie.set(x.w.Header(), x.cookie)
 	if x.oldCookie() != "" {
-		old := &x.m.migration.Cookie
+		old := &x.session.m.migration.Cookie
 		Cookie{Name: old.Name}.set(x.w.Header(), old)
 	}
 }
@@ -186,7 +186,8 @@ func (s *Session) loadOld(ctx context.Context) {
 	l := s.m.oldLink(value)
 	rec, err := s.m.load(ctx, l.id)
 	marked := !errors.Is(err, ErrNotFound)
-	found, err := s.m.followFrom(ctx, &l, rec, err)
+	var found decoded
+	err = s.m.followFrom(ctx, &l, rec, err, &found)
 	switch {
 	case err != nil:
 		s.state = failed
@@ -284,7 +285,7 @@ func (s *Session) moveNow(parent context.Context) error {
 	if !s.stillToMove() {
 		return nil
 	}
-	ctx := newStoreContext(parent, s.m.storeTimeout)
+	ctx := newStoreContext(parent, &s.m.storeLimit)
 	defer ctx.cancel()
 	return s.move(ctx)
 }
@@ -329,8 +330,8 @@ func (s *Session) move(ctx context.Context) error {
 	err = m.put(ctx, &l, mark, nonce)
 	if conflict, ok := errors.AsType[*conflictError](err); ok {
 		s.dropNext(ctx)
-		found, err := m.followFrom(ctx, &l, conflict.found, conflict.err)
-		if err != nil {
+		var found decoded
+		if err := m.followFrom(ctx, &l, conflict.found, conflict.err, &found); err != nil {
 			return err
 		}
 		if found.kind == kindLive && !bytes.Equal(found.content.binding, s.origin.binding()) {
@@ -338,7 +339,7 @@ func (s *Session) move(ctx context.Context) error {
 		}
 		s.link = l
 		s.todo |= sendCookie
-		return s.adopt(found)
+		return s.adopt(&found)
 	}
 	next := s.next
 	s.next = nil // if it is not known whether the mark is stored, what it leads to has to stay

@@ -45,7 +45,7 @@ type Options struct {
 	// for a session whose own idle timeout is not longer, a tenth of that applies.
 	TouchInterval time.Duration
 
-	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds.
+	// StoreTimeout bounds the time that loading or committing a session takes, give or take a 64th; 0 means 5 seconds.
 	StoreTimeout time.Duration
 	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB. Beside the values and
 	// their keys, a record holds less than 600 bytes of its own.
@@ -155,7 +155,7 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 		renewEvery:      duration("RenewInterval", opts.RenewInterval, 4*time.Minute, true),
 		renewGrace:      duration("RenewGrace", opts.RenewGrace, 30*time.Second, false),
 		touchEvery:      duration("TouchInterval", opts.TouchInterval, 0, false),
-		storeTimeout:    duration("StoreTimeout", opts.StoreTimeout, 5*time.Second, false),
+		storeLimit:      timeLimit{timeout: duration("StoreTimeout", opts.StoreTimeout, 5*time.Second, false)},
 		maxSize:         opts.MaxSize,
 		encrypt:         opts.EncryptAtRest,
 		maxPerUser:      opts.MaxSessionsPerUser,

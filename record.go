@@ -160,12 +160,20 @@ func encodeRetired(id ID, writes []byte, goneUntil time.Time, regenerated bool) 
 // encrypted content stays empty.
 func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	var d decoded
+	if err := m.decodeInto(&d, l, data); err != nil {
+		return decoded{}, err
+	}
+	return d, nil
+}
+
+// decodeInto is decode into d, which is zero.
+func (m *Manager) decodeInto(d *decoded, l *link, data []byte) error {
 	if len(data) < headSize || binary.BigEndian.Uint64(data) != checksum(l.id, data[checksumSize:]) {
-		return d, errDamaged
+		return errDamaged
 	}
 	format := data[checksumSize]
 	if format != formatPlain && format != formatEncrypted {
-		return d, errDamaged
+		return errDamaged
 	}
 	d.kind = recordKind(data[checksumSize+1])
 	r := reader{rest: data[headSize:]}
@@ -177,7 +185,7 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 	case kindIndex, kindLock:
 		d.content.writes = r.writes()
 		if format == formatPlain && m.encrypt && d.kind == kindIndex {
-			return decoded{}, errDamaged
+			return errDamaged
 		}
 		d.payload, r.rest = r.rest, nil
 	case kindMoved:
@@ -192,24 +200,24 @@ func (m *Manager) decode(l *link, data []byte) (decoded, error) {
 		switch {
 		case format == formatPlain && m.encrypt:
 			// Whoever can write to the store could have put it there.
-			return decoded{}, errDamaged
+			return errDamaged
 		case format == formatEncrypted:
 			clear := data[:len(data)-len(r.rest)]
 			if r.rest = decryptPayload(clear, r.rest, l); r.rest == nil {
 				if l.token != (token{}) {
-					return decoded{}, errDamaged
+					return errDamaged
 				}
-				return d, nil
+				return nil
 			}
 		}
 		d.content.read(&r)
 	default:
-		return d, errDamaged
+		return errDamaged
 	}
 	if r.bad || len(r.rest) != 0 || d.kind == kindSealed && len(d.content.writes) == 0 {
-		return decoded{}, errDamaged
+		return errDamaged
 	}
-	return d, nil
+	return nil
 }
 
 func checksummed(id ID, data []byte) []byte {

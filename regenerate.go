@@ -72,38 +72,37 @@ func (s *Session) renewalDue(now time.Time) bool {
 }
 
 // followFrom finds the live record that l leads to, over sealed ones, and brings l up to date. rec and err are
-// what loading the record under l.id gave. The result is of kind kindLive, or kindRetired if the session ended a
-// moment ago, or of no kind if there is none.
-func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error) (decoded, error) {
+// what loading the record under l.id gave. What it sets d to is of kind kindLive, or kindRetired if the session ended
+// a moment ago, or of no kind if there is none.
+func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error, d *decoded) error {
 	for range maxHops {
+		*d = decoded{}
 		if errors.Is(err, ErrNotFound) {
-			return decoded{}, nil
+			return nil
 		}
 		if err != nil {
-			return decoded{}, err
+			return err
 		}
-		d, err2 := m.decode(l, rec.Data)
-		if err2 != nil {
-			m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err2})
-			return decoded{}, nil
+		if err := m.decodeInto(d, l, rec.Data); err != nil {
+			m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err})
+			*d = decoded{}
+			return nil
 		}
-		switch d.kind {
-		case kindLive:
+		if d.kind == kindLive {
 			l.version, l.cas, l.expires, l.data = rec.Version, rec.cas, rec.Expires, rec.Data
-			return d, nil
-		case kindRetired:
-			if time.Now().UnixMilli() >= d.goneUntil {
-				return decoded{}, nil
-			}
-			return d, nil
-		case kindMoved:
-			if time.Now().UnixMilli() >= d.goneUntil {
-				return decoded{}, nil
-			}
+			return nil
 		}
-		next, ok := m.successor(l, &d)
+		if (d.kind == kindRetired || d.kind == kindMoved) && time.Now().UnixMilli() >= d.goneUntil {
+			*d = decoded{}
+			return nil
+		}
+		if d.kind == kindRetired {
+			return nil
+		}
+		next, ok := m.successor(l, d)
 		if !ok { // sealed under a secret that is no longer known
-			return decoded{}, nil
+			*d = decoded{}
+			return nil
 		}
 		*l = next
 		rec, err = m.load(ctx, l.id)
@@ -111,13 +110,14 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 			rec, err = m.createSuccessor(ctx, l, &d.content)
 		}
 	}
-	return decoded{}, fmt.Errorf("session: more than %d renewals lead on from one ID", maxHops)
+	*d = decoded{}
+	return fmt.Errorf("session: more than %d renewals lead on from one ID", maxHops)
 }
 
 // successor returns where a sealed record leads to.
 func (m *Manager) successor(l *link, d *decoded) (link, bool) {
 	for key := range m.signer.keys { // usually the one that verified the client's token
-		next := link{token: m.signer.successor((l.key+key)%len(m.signer.keys), &l.token, d.nonce)}
+		next := link{token: m.signer.successor(uint16((int(l.key)+key)%len(m.signer.keys)), &l.token, d.nonce)}
 		if next.id = next.token.id(); next.id == d.successor {
 			return next, true
 		}
@@ -178,8 +178,8 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 	s.content, s.changes = c, nil // whatever comes now, they are saved
 	s.link = next
 	rec, err := m.createSuccessor(ctx, &s.link, &c)
-	found, err := m.followFrom(ctx, &s.link, rec, err) // others may have gone on from there
-	if err != nil {
+	var found decoded
+	if err := m.followFrom(ctx, &s.link, rec, err, &found); err != nil { // others may have gone on from there
 		return err
 	}
 	if found.kind != kindLive { // or ended the session
@@ -302,8 +302,7 @@ func (m *Manager) end(ctx context.Context, l *link) (found decoded, first bool, 
 			return decoded{}, false, err
 		}
 		rec, err := m.load(ctx, l.id) // what was found before the pause is history
-		found, err := m.followFrom(ctx, l, rec, err)
-		if err != nil || found.kind != kindLive {
+		if err := m.followFrom(ctx, l, rec, err, &found); err != nil || found.kind != kindLive {
 			return found, false, err
 		}
 	}

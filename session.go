@@ -30,13 +30,13 @@ type Session struct {
 	origin origin
 
 	mu       sync.Mutex
+	link     link      // the record, while there is one
+	content  content   // what the handler sees: the record's, with changes applied
+	changes  []change  // what the handler did since the last commit, in order
+	next     *link     // the record that a regeneration under way has stored, seldom there
+	held     *heldLock // the lock, while the request has the session for itself
+	ended    []link    // records of sessions that the handler destroyed
 	state    state
-	link     link         // the record, while there is one
-	content  content      // what the handler sees: the record's, with changes applied
-	changes  []change     // what the handler did since the last commit, in order
-	next     *link        // the record that a regeneration under way has stored, seldom there
-	held     *heldLock    // the lock, while the request has the session for itself
-	ended    []link       // records of sessions that the handler destroyed
 	todo     todo         // beyond changes
 	stale    bool         // the client sent an ID that the store does not know
 	replaced bool         // its ID was retired by a regeneration
@@ -93,7 +93,6 @@ const (
 // link leads to a session's record as it was last seen.
 type link struct {
 	token   token
-	key     int // which secret verified the token
 	id      ID
 	version uint64
 	cas     uint64
@@ -101,7 +100,8 @@ type link struct {
 	data    []byte
 	old     *OldSession // set as long as there is none, but a session of the old system that is still to move
 
-	overtaken bool // the last save's reply was lost, and when it was looked for, others had saved after it
+	key       uint16 // which secret verified the token
+	overtaken bool   // the last save's reply was lost, and when it was looked for, others had saved after it
 }
 
 // FromContext returns the session of the request that ctx belongs to; of several managers' sessions, the
@@ -353,7 +353,7 @@ func (s *Session) LastUsed() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	return s.lastUsed()
+	return time.UnixMilli(s.lastUsed())
 }
 
 // Expires returns when the session ends if it is not used again, or the zero time if it never does. For a

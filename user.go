@@ -103,7 +103,7 @@ func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession,
 			Handle:     hex.EncodeToString(e.lineage[:]),
 			ID:         id,
 			Created:    time.UnixMilli(e.created),
-			LastUsed:   m.lastUsed(&content{created: e.created, saved: e.used, idle: e.idle}, rec.Expires),
+			LastUsed:   time.UnixMilli(m.lastUsed(&content{created: e.created, saved: e.used, idle: e.idle}, rec.Expires)),
 			Expires:    rec.Expires,
 			RemoteAddr: string(e.remoteAddr),
 			UserAgent:  string(e.userAgent),
@@ -162,7 +162,7 @@ func (m *Manager) endSessions(parent context.Context, user string, match func(*i
 	if err := m.settle(parent); err != nil {
 		return 0, err
 	}
-	ctx := newStoreContext(parent, m.storeTimeout)
+	ctx := newStoreContext(parent, &m.storeLimit)
 	defer ctx.cancel()
 	n := 0
 	err := m.updateIndex(ctx, user, func(ix *index) error {
