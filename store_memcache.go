@@ -236,7 +236,7 @@ func memcacheExpiration(expires, now int64) int32 {
 	return 0 // beyond what the protocol's clients can say
 }
 
-func (s *MemcacheStore) key(id ID) string { return s.prefix + id.String() }
+func (s *MemcacheStore) key(id ID) string { return prefixed(s.prefix, id) }
 
 func (s *MemcacheStore) write(ctx context.Context, f func(*memcache.Item) error, item *memcache.Item) error {
 	_, err := s.call(ctx, func() (*memcache.Item, error) { return nil, f(item) })
@@ -316,7 +316,7 @@ func memcacheError(ctx context.Context, op string, err error) error {
 //	memcached:///path/to/socket
 //
 // Host and port default to 127.0.0.1 and 11211. The parameter prefix is that of MemcacheOptions; timeout, such as
-// 200ms, is the Timeout of memcache.Client, by default 2 seconds. Host names are resolved whenever a connection is
+// 200ms, is the Timeout of memcache.Client, by default one second. Host names are resolved whenever a connection is
 // made. All servers have to answer.
 func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 	servers, params, err := parseMemcacheURL(rawURL)
@@ -325,7 +325,9 @@ func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 	}
 	client := memcache.NewFromSelector(servers)
 	client.MaxIdleConns = 100
-	client.Timeout = 2 * time.Second // the client's own default is too short for a busy machine
+	// The client's own default is too short for a busy machine, and more would cost each call a goroutine: four times as
+	// much has to be less than Options.StoreTimeout.
+	client.Timeout = time.Second
 	if text := params.Get("timeout"); text != "" {
 		if client.Timeout, err = time.ParseDuration(text); err != nil || client.Timeout <= 0 {
 			return nil, fmt.Errorf("session: the timeout in the memcached: URL is a duration such as 200ms, not %q", text)

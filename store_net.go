@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,12 @@ func unpackRecord(b []byte) (rec Record, ok bool) {
 	}
 	rec.Data = b[packedHeadSize:len(b):len(b)]
 	return rec, rec.Version != 0
+}
+
+// prefixed returns the key of a record.
+func prefixed(prefix string, id ID) string {
+	b := make([]byte, 0, 128) // on the stack, and enough for most
+	return string(hex.AppendEncode(append(b, prefix...), id[:]))
 }
 
 // packedExpiry returns t in Unix milliseconds, 0 for the zero time.

@@ -384,7 +384,7 @@ func parseRedisURL(rawURL string) (*url.URL, url.Values, error) {
 	return u, params, nil
 }
 
-func (s *RedisStore) key(id ID) string { return s.prefix + id.String() }
+func (s *RedisStore) key(id ID) string { return prefixed(s.prefix, id) }
 
 // create stores a value under a key that does not exist. It takes the server half the time of the script (new sessions
 // on Redis, in module bench).

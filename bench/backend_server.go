@@ -85,7 +85,7 @@ func memcachedBackend(tb testing.TB) backend {
 	server := servertest.Start(tb, servertest.KindMemcached, "-m", "2048")
 	client := memcache.New(server.Addrs[0])
 	client.MaxIdleConns = connections
-	client.Timeout = 5 * time.Second
+	client.Timeout = time.Second
 	tb.Cleanup(func() { client.Close() })
 	gin := ginmemcached.NewStore(client, "gin:", secret)
 	gin.(interface{ MaxLength(int) }).MaxLength(0)
