@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -13,132 +12,110 @@ import (
 type storeContext struct {
 	parent context.Context
 	limit  *timeLimit
-	asked  atomic.Bool // Err was called
-	ended  atomic.Bool
+	asked  atomic.Bool                // Err was called
 	clock  atomic.Pointer[storeClock] // nil until time matters
 }
 
-// A storeClock is when a step has to end, and what tells those who wait.
+// A storeClock is done when the time of a step, or of all that share it, is up.
 type storeClock struct {
+	context.Context
 	deadline time.Time
-	mu       sync.Mutex
-	timed    context.Context // nil until somebody waits
-	stop     context.CancelFunc
+	stop     context.CancelFunc // nil if it is shared
 }
 
 func newStoreContext(parent context.Context, limit *timeLimit) *storeContext {
 	return &storeContext{parent: parent, limit: limit}
 }
 
-// begin returns the clock, and reports whether it has just begun to run.
-func (c *storeContext) begin() (clock *storeClock, now bool) {
-	if clock = c.clock.Load(); clock != nil {
-		return clock, false
+// begin returns the step's clock, which runs from the first call on.
+func (c *storeContext) begin() *storeClock {
+	if clock := c.clock.Load(); clock != nil {
+		return clock
 	}
-	clock = &storeClock{deadline: time.Now().Add(c.limit.timeout)}
+	clock := c.limit.start()
 	if !c.clock.CompareAndSwap(nil, clock) {
-		return c.clock.Load(), false
+		clock.end()
 	}
-	return clock, true
+	return c.clock.Load()
 }
 
-func (c *storeContext) Deadline() (time.Time, bool) {
-	clock, _ := c.begin()
-	return clock.deadline, true
-}
+func (c *storeContext) Deadline() (time.Time, bool) { return c.begin().deadline, true }
 
-func (c *storeContext) Done() <-chan struct{} {
-	clock, _ := c.begin()
-	clock.mu.Lock()
-	defer clock.mu.Unlock()
-	if clock.timed == nil {
-		clock.timed, clock.stop = c.limit.start(clock.deadline)
-		if c.ended.Load() {
-			clock.stop()
-		}
-	}
-	return clock.timed.Done()
-}
+func (c *storeContext) Done() <-chan struct{} { return c.begin().Done() }
 
 func (c *storeContext) Err() error {
-	if timed := c.timed(); timed != nil && timed.Err() != nil {
-		return timed.Err()
-	}
-	if c.ended.Load() {
-		return context.Canceled
-	}
-	if !c.asked.Swap(true) {
+	clock := c.clock.Load()
+	if clock == nil {
+		if c.asked.Swap(true) {
+			c.begin()
+		}
 		return nil
 	}
-	if clock, now := c.begin(); !now && !time.Now().Before(clock.deadline) {
+	if err := clock.Err(); err != nil {
+		return err
+	}
+	if !time.Now().Before(clock.deadline) { // who waits for a connection may have learnt it before
 		return context.DeadlineExceeded
 	}
 	return nil
 }
 
-// timed returns what tells those who wait, nil if nobody does.
-func (c *storeContext) timed() context.Context {
-	clock := c.clock.Load()
-	if clock == nil {
-		return nil
-	}
-	clock.mu.Lock()
-	defer clock.mu.Unlock()
-	return clock.timed
-}
-
 // Value also looks where Done looks: package context recognizes its own contexts by a value.
 func (c *storeContext) Value(key any) any {
-	if timed := c.timed(); timed != nil {
-		if v := timed.Value(key); v != nil {
+	if clock := c.clock.Load(); clock != nil {
+		if v := clock.Value(key); v != nil {
 			return v
 		}
 	}
 	return context.WithoutCancel(c.parent).Value(key)
 }
 
-// cancel ends the step.
+// cancel ends the step. What is shared goes on.
 func (c *storeContext) cancel() {
-	c.ended.Store(true)
-	clock := c.clock.Load()
-	if clock == nil {
-		return
-	}
-	clock.mu.Lock()
-	defer clock.mu.Unlock()
-	if clock.stop != nil {
-		clock.stop()
+	if clock := c.clock.Load(); clock != nil {
+		clock.end()
 	}
 }
 
-// A timeLimit is how long steps at the store may take. Those that begin at about the same time share a timer: to start
-// and stop one for each takes a server one request in twenty (read on Redis, in module bench).
+func (c *storeClock) end() {
+	if c.stop != nil {
+		c.stop()
+	}
+}
+
+// A timeLimit is how long steps at the store may take. Those that begin at about the same time share a clock: a timer
+// for each took servers one request in twenty (reads on Redis, in module bench), since it wakes an idle thread.
 type timeLimit struct {
 	timeout time.Duration
-	shared  atomic.Pointer[sharedTimer]
+	shared  atomic.Pointer[storeClock] // the latest
 }
 
-type sharedTimer struct {
-	context.Context
-	earliest, latest time.Time // the deadlines that it serves; it goes off with the latest
+const (
+	// sharedPart is by what part of its timeout a step may get less than that.
+	sharedPart = 64
+	// longestShared bounds for how long what waits for the end of a clock may outlive its step.
+	longestShared = time.Minute
+	// realYear is later than what a bubble of testing/synctest takes for the present, from 2000 on. There, nothing can be
+	// shared with what is outside.
+	realYear = 2025
+)
+
+// start returns a clock for a step that begins now.
+func (l *timeLimit) start() *storeClock {
+	now := time.Now()
+	if l.timeout > longestShared || now.Year() < realYear {
+		return newStoreClock(now.Add(l.timeout))
+	}
+	if clock := l.shared.Load(); clock != nil && clock.deadline.Sub(now) >= l.timeout-l.timeout/sharedPart {
+		return clock
+	}
+	clock := newStoreClock(now.Add(l.timeout))
+	clock.stop = nil
+	l.shared.Store(clock)
+	return clock
 }
 
-// precision is by what part of the timeout a shared timer may be late.
-const precision = 64
-
-// start returns a context that is done at the deadline, or a little later. stop releases it.
-func (l *timeLimit) start(deadline time.Time) (timed context.Context, stop context.CancelFunc) {
-	if deadline.Year() < 2001 {
-		// In a bubble of testing/synctest, where the year is 2000, nothing can be shared with what is outside.
-		return context.WithDeadline(context.Background(), deadline)
-	}
-	t := l.shared.Load()
-	if t == nil || deadline.Before(t.earliest) || deadline.After(t.latest) {
-		latest := deadline.Add(l.timeout / precision)
-		timed, stop := context.WithDeadline(context.Background(), latest)
-		_ = stop // others may be waiting; at the deadline it has nothing left to release
-		t = &sharedTimer{timed, deadline, latest}
-		l.shared.Store(t)
-	}
-	return t.Context, func() {}
+func newStoreClock(deadline time.Time) *storeClock {
+	ctx, stop := context.WithDeadline(context.Background(), deadline)
+	return &storeClock{ctx, deadline, stop}
 }

@@ -11,7 +11,7 @@ func (m *Manager) expiry(c *content, now time.Time) time.Time {
 	if idle <= 0 {
 		return expiryTime(limit)
 	}
-	expires := max(now.Add(idle).UnixMilli(), m.sealedUntil(c))
+	expires := max(now.UnixMilli()+idle.Milliseconds(), m.sealedUntil(c))
 	return time.UnixMilli(min(expires, limit))
 }
 

@@ -45,7 +45,8 @@ type Options struct {
 	// for a session whose own idle timeout is not longer, a tenth of that applies.
 	TouchInterval time.Duration
 
-	// StoreTimeout bounds the time that loading or committing a session takes, give or take a 64th; 0 means 5 seconds.
+	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds. The store's context may
+	// end up to a 64th of it earlier.
 	StoreTimeout time.Duration
 	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB. Beside the values and
 	// their keys, a record holds less than 600 bytes of its own.

@@ -21,7 +21,8 @@ import (
 //
 // All methods are safe for concurrent use. They return when ctx is done, with an error for which
 // errors.Is(err, ctx.Err()) holds, unless they can finish without waiting; whether a Save or Delete that was cut
-// short took effect is then unknown.
+// short took effect is then unknown. That a method has returned does not end its ctx: what waits for that waits until
+// the deadline.
 // Any other error than those named below means that the store could not do its work (it is down, full,
 // read-only …). An error must name neither a password nor any Data.
 //
