@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -70,14 +71,13 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		x := &exchange{Context: r.Context(), w: w, r: r}
-		x.session.m, x.session.origin = m, x
+		x := &exchange{Context: r.Context(), m: m, w: w, r: r}
 		if before := w.Header(); len(before) > 0 {
 			x.before = before.Clone()
 		}
 		returned := false
 		defer func() {
-			defer x.session.unlock(x.Context)
+			defer x.unlock()
 			if returned || !x.abort() {
 				return
 			}
@@ -137,7 +137,8 @@ func (m *Manager) candidate(r *http.Request, n *int, l *link) bool {
 // An exchange is a request and its response. It is the request's context, too.
 type exchange struct {
 	context.Context
-	session Session
+	m       *Manager
+	session atomic.Pointer[Session] // nil until somebody asks for it: many requests never do
 	w       http.ResponseWriter
 	r       *http.Request
 	before  http.Header // what the header held before the handler
@@ -155,13 +156,29 @@ type exchange struct {
 func (x *exchange) Value(key any) any {
 	switch key := key.(type) {
 	case contextKey:
-		return &x.session
+		return x.open()
 	case managerKey:
-		if key.m == x.session.m {
-			return &x.session
+		if key.m == x.m {
+			return x.open()
 		}
 	}
 	return x.Context.Value(key)
+}
+
+// open returns the session, which is loaded when it is first used.
+func (x *exchange) open() *Session {
+	if s := x.session.Load(); s != nil {
+		return s
+	}
+	x.session.CompareAndSwap(nil, &Session{m: x.m, origin: x})
+	return x.session.Load()
+}
+
+// unlock gives the session's lock back, if there is one.
+func (x *exchange) unlock() {
+	if s := x.session.Load(); s != nil {
+		s.unlock(x.Context)
+	}
 }
 
 // String keeps token and values out of what prints the context.
@@ -174,13 +191,13 @@ func (x *exchange) String() string {
 
 func (x *exchange) context() context.Context { return x.Context }
 
-func (x *exchange) candidate(n *int, l *link) bool { return x.session.m.candidate(x.r, n, l) }
+func (x *exchange) candidate(n *int, l *link) bool { return x.m.candidate(x.r, n, l) }
 
 // maxUserAgent is how many bytes of a User-Agent header are kept.
 const maxUserAgent = 256
 
 func (x *exchange) client() (addr, agent string) {
-	if a := x.session.m.clientAddr(x.r); a.IsValid() {
+	if a := x.m.clientAddr(x.r); a.IsValid() {
 		addr = a.String()
 	}
 	agent = x.r.UserAgent()
@@ -188,10 +205,10 @@ func (x *exchange) client() (addr, agent string) {
 }
 
 func (x *exchange) binding() []byte {
-	if x.session.m.bind == nil {
+	if x.m.bind == nil {
 		return nil
 	}
-	return hashBinding(x.session.m.bind(x.r))
+	return hashBinding(x.m.bind(x.r))
 }
 
 // reachable does not hold for a client that hung up, for a request that timed out, nor where the handler writes the
@@ -210,7 +227,10 @@ func (x *exchange) commit(ctx context.Context) error {
 // commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in. It
 // reports whether the response depends on the session. x.mu is held.
 func (x *exchange) commitLocked(ctx context.Context) (used bool, err error) {
-	s := &x.session
+	s := x.session.Load()
+	if s == nil {
+		return false, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	action, err := s.commit(ctx, x.sent)
@@ -226,9 +246,9 @@ func (x *exchange) commitLocked(ctx context.Context) (used bool, err error) {
 				age = max(time.Until(s.link.expires), time.Second)
 			}
 		}
-		x.cookie = x.session.m.cookie.cookie(x.session.m.signer.sign(&s.link.token), age)
+		x.cookie = x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age)
 	case removeCookie:
-		x.cookie = x.session.m.cookie.cookie("", -1)
+		x.cookie = x.m.cookie.cookie("", -1)
 	case keepCookie:
 		if s.state == gone {
 			x.cookie = nil
@@ -252,13 +272,13 @@ func (x *exchange) beginLocked() error {
 		return x.failed
 	}
 	if x.cookie != nil {
-		x.session.confirm()
+		x.session.Load().confirm()
 	}
 	used := false
 	used, x.failed = x.commitLocked(x.Context)
 	x.sent = true
-	header := x.w.Header()
 	if x.failed != nil {
+		header := x.w.Header()
 		clear(header)
 		maps.Copy(header, x.before)
 	}
@@ -266,10 +286,10 @@ func (x *exchange) beginLocked() error {
 		x.setCookie()
 	}
 	if used {
-		varyCookie(header)
+		varyCookie(x.w.Header())
 	}
 	if x.failed != nil {
-		x.session.m.errorHandler(x.w, x.r, x.failed)
+		x.m.errorHandler(x.w, x.r, x.failed)
 		x.answered = true
 	}
 	return x.failed
@@ -296,7 +316,7 @@ func (x *exchange) finish() {
 		return
 	}
 	if _, err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
-		x.session.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.ID(), Op: "commit", Err: err})
+		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.Load().ID(), Op: "commit", Err: err})
 	}
 }
 
@@ -321,9 +341,11 @@ func (x *exchange) abort() bool {
 		x.setCookie()
 		varyCookie(x.w.Header())
 	}
-	x.session.mu.Lock()
-	defer x.session.mu.Unlock()
-	x.session.changes, x.session.ended, x.session.todo = nil, nil, 0
+	if s := x.session.Load(); s != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.changes, s.ended, s.todo = nil, nil, 0
+	}
 	return x.answered
 }
 

@@ -583,6 +583,33 @@ func TestLateFailureIsLogged(t *testing.T) {
 	}
 }
 
+// All goroutines of a request have the same session, whoever asks first.
+func TestFromContextInGoroutines(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	for range 100 {
+		var sessions [4]*session.Session
+		res := serve(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			var wg sync.WaitGroup
+			for i := range sessions {
+				wg.Go(func() {
+					sessions[i] = session.FromContext(r.Context())
+					sessions[i].Set(fmt.Sprint(i), i)
+				})
+			}
+			wg.Wait()
+		})), "")
+		for i, s := range sessions {
+			if s != sessions[0] {
+				t.Fatalf("goroutine %d has another session", i)
+			}
+		}
+		if n := sessions[0].Len(); n != len(sessions) {
+			t.Fatalf("%d values are there", n)
+		}
+		setCookie(t, res.Header, "session_id")
+	}
+}
+
 // Who prints a request's context sees nothing of the session in it.
 func TestContextPrintsNoSecrets(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)

@@ -104,10 +104,10 @@ func (mg Migration) check(own string) (*Migration, error) {
 
 // oldCookie returns the value of the old system's cookie, empty if the request has none.
 func (x *exchange) oldCookie() string {
-	if x.session.m.migration == nil {
+	if x.m.migration == nil {
 		return ""
 	}
-	c, err := x.r.Cookie(x.session.m.migration.Cookie.Name)
+	c, err := x.r.Cookie(x.m.migration.Cookie.Name)
 	if err != nil {
 		return ""
 	}
@@ -115,21 +115,21 @@ func (x *exchange) oldCookie() string {
 }
 
 func (x *exchange) loadOld(ctx context.Context) (*OldSession, error) {
-	return x.session.m.migration.Load(x.r.WithContext(ctx))
+	return x.m.migration.Load(x.r.WithContext(ctx))
 }
 
 func (x *exchange) endOld(ctx context.Context) error {
-	if x.session.m.migration.End == nil {
+	if x.m.migration.End == nil {
 		return nil
 	}
-	return x.session.m.migration.End(x.r.WithContext(ctx))
+	return x.m.migration.End(x.r.WithContext(ctx))
 }
 
 // setCookie puts x.cookie into the header. Whichever it is, it takes the place of the old system's.
 func (x *exchange) setCookie() {
-	x.session.m.cookie.set(x.w.Header(), x.cookie)
+	x.m.cookie.set(x.w.Header(), x.cookie)
 	if x.oldCookie() != "" {
-		old := &x.session.m.migration.Cookie
+		old := &x.m.migration.Cookie
 		Cookie{Name: old.Name}.set(x.w.Header(), old)
 	}
 }

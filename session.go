@@ -37,13 +37,12 @@ type Session struct {
 	held     *heldLock // the lock, while the request has the session for itself
 	ended    []link    // records of sessions that the handler destroyed
 	state    state
-	todo     todo         // beyond changes
-	stale    bool         // the client sent an ID that the store does not know
-	replaced bool         // its ID was retired by a regeneration
-	renamed  bool         // the ID was regenerated in this request
-	used     bool         // the response depends on it
-	err      error        // sticky
-	loading  storeContext // of load
+	todo     todo  // beyond changes
+	stale    bool  // the client sent an ID that the store does not know
+	replaced bool  // its ID was retired by a regeneration
+	renamed  bool  // the ID was regenerated in this request
+	used     bool  // the response depends on it
+	err      error // sticky
 }
 
 // origin is what a session wants to know of the request that it belongs to.
