@@ -586,16 +586,19 @@ func TestLateFailureIsLogged(t *testing.T) {
 // All goroutines of a request have the same session, whoever asks first.
 func TestFromContextInGoroutines(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
-	for range 100 {
+	for range 1000 {
 		var sessions [4]*session.Session
 		res := serve(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			var wg sync.WaitGroup
+			start := make(chan struct{})
 			for i := range sessions {
 				wg.Go(func() {
+					<-start
 					sessions[i] = session.FromContext(r.Context())
 					sessions[i].Set(fmt.Sprint(i), i)
 				})
 			}
+			close(start)
 			wg.Wait()
 		})), "")
 		for i, s := range sessions {
