@@ -14,6 +14,8 @@ type backend struct {
 	// remote backends are measured over a loopback server, the others in the process.
 	remote bool
 	disk   bool // the others wait for a disk
+	// standIn servers are slower than what they stand in for: their figures are printed, and not kept.
+	standIn bool
 	// crowd returns another store of ours there, in a table or whatever of that name, which holds so many sessions
 	// beside those that are measured, of which a part has expired. Nil if that would take for ever.
 	crowd func(tb testing.TB, name string, sessions, expired int) session.Store

@@ -26,7 +26,11 @@ type scale struct {
 
 // run runs the cases of one backend.
 func (s scale) run(tb testing.TB, r *report, b backend) {
-	if b.server != "" {
+	switch {
+	case b.standIn:
+		kept := len(r.Lines)
+		defer func() { r.Lines = r.Lines[:kept] }()
+	case b.server != "":
 		r.Servers[b.name] = b.server
 	}
 	for _, w := range s.works {

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"net/http"
@@ -64,8 +63,7 @@ func (s scale) heap(r *report) {
 	})
 	other := scsmem.NewWithCleanupInterval(0)
 	theirs := fill(func(i int) {
-		id := crowdID(i)
-		check(other.Commit(hex.EncodeToString(id[:])[:43], data, expires)) // as long as their tokens are
+		check(other.Commit(crowdID(i).String()[:43], data, expires)) // as long as their tokens are
 	})
 	runtime.KeepAlive(store)
 	runtime.KeepAlive(other)
@@ -127,8 +125,7 @@ func (s scale) sweepOthers(r *report) {
 	store := scsmem.NewWithCleanupInterval(s.sweepWait)
 	data := sampleData()
 	for i := range s.many {
-		id := crowdID(i)
-		check(store.Commit(hex.EncodeToString(id[:])[:43], data, crowdExpiry(i < s.many/2)))
+		check(store.Commit(crowdID(i).String()[:43], data, crowdExpiry(i < s.many/2)))
 	}
 	l := newSCS(store)
 	c := newClient(l.handler(read, small), seed(l, small, s.sessions), false)
