@@ -405,7 +405,7 @@ func (s *Session) touchDue(now time.Time) bool {
 	return unrecorded >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
 }
 
-// lastUsed returns when the session was last used before this request. s.mu is held.
+// lastUsed returns when the session was last used before this request, in Unix milliseconds. s.mu is held.
 func (s *Session) lastUsed() int64 {
 	if s.state != live {
 		return s.content.saved

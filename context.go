@@ -19,8 +19,7 @@ type storeContext struct {
 // A storeClock is done when the time of a step, or of all that share it, is up.
 type storeClock struct {
 	context.Context
-	deadline time.Time
-	stop     context.CancelFunc // nil if it is shared
+	stop context.CancelFunc // nil if it is shared
 }
 
 func newStoreContext(parent context.Context, limit *timeLimit) *storeContext {
@@ -39,7 +38,7 @@ func (c *storeContext) begin() *storeClock {
 	return c.clock.Load()
 }
 
-func (c *storeContext) Deadline() (time.Time, bool) { return c.begin().deadline, true }
+func (c *storeContext) Deadline() (time.Time, bool) { return c.begin().Deadline() }
 
 func (c *storeContext) Done() <-chan struct{} { return c.begin().Done() }
 
@@ -54,7 +53,7 @@ func (c *storeContext) Err() error {
 	if err := clock.Err(); err != nil {
 		return err
 	}
-	if !time.Now().Before(clock.deadline) { // who waits for a connection may have learnt it before
+	if deadline, _ := clock.Deadline(); !time.Now().Before(deadline) { // who waits for a connection may have learnt it before
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -106,8 +105,10 @@ func (l *timeLimit) start() *storeClock {
 	if l.timeout > longestShared || now.Year() < realYear {
 		return newStoreClock(now.Add(l.timeout))
 	}
-	if clock := l.shared.Load(); clock != nil && clock.deadline.Sub(now) >= l.timeout-l.timeout/sharedPart {
-		return clock
+	if clock := l.shared.Load(); clock != nil {
+		if deadline, _ := clock.Deadline(); deadline.Sub(now) >= l.timeout-l.timeout/sharedPart {
+			return clock
+		}
 	}
 	clock := newStoreClock(now.Add(l.timeout))
 	clock.stop = nil
@@ -117,5 +118,5 @@ func (l *timeLimit) start() *storeClock {
 
 func newStoreClock(deadline time.Time) *storeClock {
 	ctx, stop := context.WithDeadline(context.Background(), deadline)
-	return &storeClock{ctx, deadline, stop}
+	return &storeClock{ctx, stop}
 }

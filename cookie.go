@@ -126,7 +126,7 @@ func (s *signer) verify(value string, l *link) bool {
 	t := token(raw[:tokenSize])
 	for i, k := range s.keys {
 		if sum := k.sum(s.name, t[:]); hmac.Equal(sum[:], raw[tokenSize:]) {
-			*l = link{token: t, key: uint16(i)}
+			*l = link{token: t, key: i}
 			return true
 		}
 	}
@@ -135,7 +135,7 @@ func (s *signer) verify(value string, l *link) bool {
 
 // successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
 // find it with the server's help, and nobody else can, not with a copy of the store either.
-func (s *signer) successor(key uint16, t *token, nonce []byte) token {
+func (s *signer) successor(key int, t *token, nonce []byte) token {
 	return s.keys[key].sum(string(t[:]), nonce)
 }
 

@@ -117,7 +117,7 @@ func (m *Manager) followFrom(ctx context.Context, l *link, rec Record, err error
 // successor returns where a sealed record leads to.
 func (m *Manager) successor(l *link, d *decoded) (link, bool) {
 	for key := range m.signer.keys { // usually the one that verified the client's token
-		next := link{token: m.signer.successor(uint16((int(l.key)+key)%len(m.signer.keys)), &l.token, d.nonce)}
+		next := link{token: m.signer.successor((l.key+key)%len(m.signer.keys), &l.token, d.nonce)}
 		if next.id = next.token.id(); next.id == d.successor {
 			return next, true
 		}

@@ -92,6 +92,7 @@ const (
 // link leads to a session's record as it was last seen.
 type link struct {
 	token   token
+	key     int // which secret verified the token
 	id      ID
 	version uint64
 	cas     uint64
@@ -99,8 +100,7 @@ type link struct {
 	data    []byte
 	old     *OldSession // set as long as there is none, but a session of the old system that is still to move
 
-	key       uint16 // which secret verified the token
-	overtaken bool   // the last save's reply was lost, and when it was looked for, others had saved after it
+	overtaken bool // the last save's reply was lost, and when it was looked for, others had saved after it
 }
 
 // FromContext returns the session of the request that ctx belongs to; of several managers' sessions, the

@@ -29,7 +29,8 @@ func Build(t *testing.T) string {
 }
 
 // Start runs an executable with -addr and args, and returns the addresses that it prints: "listening on" the first, and
-// as many more as there are other lines that it begins with. It has the same SESSION_SECRET each time, and ends with the test at the latest.
+// as many more as there are other lines that it begins with. It has the same SESSION_SECRET each time, and ends with the
+// test at the latest.
 func Start(t *testing.T, bin string, lines int, args ...string) (addresses []string, stop func() error) {
 	t.Helper()
 	cmd := exec.Command(bin, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
