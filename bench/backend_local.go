@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -90,16 +89,10 @@ func dirBackend(tb testing.TB) backend {
 // fillStore saves n sessions, of which the given number has expired, by so many goroutines.
 func fillStore(store session.Store, n, expired, atOnce int) {
 	data := sampleData()
-	var wg sync.WaitGroup
-	for part := range atOnce {
-		wg.Go(func() {
-			for i := part; i < n; i += atOnce {
-				rec := session.Record{Expires: crowdExpiry(i < expired), Data: append([]byte(nil), data...)}
-				check(store.Save(context.Background(), crowdID(i), rec))
-			}
-		})
-	}
-	wg.Wait()
+	inParallel(n, atOnce, func(i int) {
+		rec := session.Record{Expires: crowdExpiry(i < expired), Data: append([]byte(nil), data...)}
+		check(store.Save(context.Background(), crowdID(i), rec))
+	})
 }
 
 // crowdedDir copies one file under many names: to save each takes several times as long.
@@ -110,17 +103,10 @@ func crowdedDir(tb testing.TB, name string, n, expired int) session.Store {
 	check(store.Save(context.Background(), crowdID(0), session.Record{Expires: crowdExpiry(false), Data: sampleData()}))
 	file := func(i int) string { return filepath.Join(dir, crowdID(i).String()+".session") }
 	content := must(os.ReadFile(file(0)))
-	const atOnce = 4
-	var wg sync.WaitGroup
-	for part := range atOnce {
-		wg.Go(func() {
-			for i := part; i < n; i += atOnce {
-				check(os.WriteFile(file(i), content, 0o600))
-				check(os.Chtimes(file(i), time.Time{}, crowdExpiry(i < expired)))
-			}
-		})
-	}
-	wg.Wait()
+	inParallel(n, 4, func(i int) {
+		check(os.WriteFile(file(i), content, 0o600))
+		check(os.Chtimes(file(i), time.Time{}, crowdExpiry(i < expired)))
+	})
 	return store
 }
 

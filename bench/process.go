@@ -74,19 +74,25 @@ func (c *client) send(r *http.Request) {
 func seed(l library, p payload, n int) []string {
 	h := l.handler(create, p)
 	cookies := make([]string, n)
-	const atOnce = 8 // stores on a disk are quicker then
+	inParallel(n, 8, func(i int) { // stores on a disk are quicker then
+		c := newClient(h, []string{""}, false)
+		c.do(1)
+		cookies[i] = cookieOf(c.writer.header["Set-Cookie"])
+	})
+	return cookies
+}
+
+// inParallel calls do with each number below n, by so many goroutines.
+func inParallel(n, atOnce int, do func(i int)) {
 	var wg sync.WaitGroup
-	for part := range atOnce {
+	for first := range atOnce {
 		wg.Go(func() {
-			c := newClient(h, []string{""}, false)
-			for i := part; i < n; i += atOnce {
-				c.do(1)
-				cookies[i] = cookieOf(c.writer.header["Set-Cookie"])
+			for i := first; i < n; i += atOnce {
+				do(i)
 			}
 		})
 	}
 	wg.Wait()
-	return cookies
 }
 
 // cookieOf returns what a Cookie header sends back of the last Set-Cookie line.
