@@ -289,10 +289,41 @@ func (x *exchange) beginLocked() error {
 		varyCookie(x.w.Header())
 	}
 	if x.failed != nil {
-		x.m.errorHandler(x.w, x.r, x.failed)
+		x.answerError()
 		x.answered = true
 	}
 	return x.failed
+}
+
+// answerError has the error handler answer. Where it writes nothing, net/http would send the 200 of a success.
+func (x *exchange) answerError() {
+	answer := &errorAnswer{ResponseWriter: x.w}
+	x.m.errorHandler(answer, x.r, x.failed)
+	if !answer.given {
+		x.m.answerError(x.w, x.r, x.failed)
+	}
+}
+
+// An errorAnswer is the ResponseWriter that the error handler gets.
+type errorAnswer struct {
+	http.ResponseWriter
+	given bool // something was written, or may have been
+}
+
+func (a *errorAnswer) WriteHeader(status int) {
+	a.given = a.given || status >= 200
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *errorAnswer) Write(b []byte) (int, error) {
+	a.given = true
+	return a.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController, which can flush and hijack.
+func (a *errorAnswer) Unwrap() http.ResponseWriter {
+	a.given = true
+	return a.ResponseWriter
 }
 
 // beginHijack is begin for a handler that takes the connection.

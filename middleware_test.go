@@ -478,6 +478,49 @@ func TestErrorHandler(t *testing.T) {
 	}
 }
 
+// An error handler that forgets to answer does not make a success of a failure, and one that answers in any way that
+// there is answers alone.
+func TestErrorHandlerAnswers(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(w http.ResponseWriter)
+		status int
+		body   string
+	}{
+		"not":         {func(http.ResponseWriter) {}, 503, "Service Unavailable\n"},
+		"a header":    {func(w http.ResponseWriter) { w.Header().Set("Retry-After", "1") }, 503, "Service Unavailable\n"},
+		"early hints": {func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints) }, 503, "Service Unavailable\n"},
+		"a status":    {func(w http.ResponseWriter) { w.WriteHeader(http.StatusTeapot) }, 418, ""},
+		"a body":      {func(w http.ResponseWriter) { io.WriteString(w, "sorry") }, 200, "sorry"},
+		"a flush":     {func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 200, ""},
+		"by hand": {func(w http.ResponseWriter) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "HTTP/1.1 507 Full\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		}, 507, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &failing{Store: session.NewMemoryStore(), save: errDown}
+			m := newManager(t, store, &session.Options{
+				Logger:       quiet,
+				ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { test.answer(w) },
+			})
+			server := httptest.NewServer(handle(m, func(s *session.Session) { s.Set("k", 1) }))
+			defer server.Close()
+			res, err := server.Client().Get(server.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body := readBody(t, res); res.StatusCode != test.status || body != test.body {
+				t.Errorf("%s %q, want %d %q", res.Status, body, test.status, test.body)
+			}
+		})
+	}
+}
+
 // A crowd of strangers costs nothing at the store, whether their session is looked at or not.
 func TestAnonymousRequests(t *testing.T) {
 	store := newCounting()

@@ -89,9 +89,10 @@ type Options struct {
 	Namespace string
 
 	// ErrorHandler answers a request whose session could not be loaded or saved, in place of the handler,
-	// whose header and body are dropped. It must not use the session. Nil means a plain text answer: 409 Conflict
-	// for ErrGone and ErrLockLost; 403 Forbidden for ErrTooManySessions; 500 Internal Server Error for a fault of
-	// the program (ErrTooLarge, a value that cannot be encoded); 503 Service Unavailable for a fault of the store.
+	// whose header and body are dropped. It must not use the session. Nil, or one that writes nothing, means a plain
+	// text answer: 409 Conflict for ErrGone and ErrLockLost; 403 Forbidden for ErrTooManySessions; 500 Internal
+	// Server Error for a fault of the program (ErrTooLarge, a value that cannot be encoded); 503 Service Unavailable
+	// for a fault of the store.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 	// Logger is told of what went wrong and no response could say; nil means slog.Default().
 	Logger *slog.Logger
