@@ -70,6 +70,8 @@ func find(kind Kind, durable bool) (*software, error) {
 		return findPostgreSQL()
 	case KindMongoDB:
 		return findMongoDB()
+	case KindMongoReplicaSet:
+		return findMongoReplicaSet()
 	}
 	return nil, fmt.Errorf("servertest: unknown kind of server %q", kind)
 }

@@ -17,27 +17,37 @@ import (
 
 // findMongoDB finds mongod, or what it takes to run mongo-java-server in its place.
 func findMongoDB() (*software, error) {
-	bin, err := look("mongod")
-	if err != nil {
+	bin, name, err := lookMongod()
+	switch {
+	case errors.Is(err, errOptional):
 		return findMongoJava()
-	}
-	// db version v7.0.14
-	name, err := version(bin, "--version", "MongoDB", `db version v([0-9.]+)`)
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return &software{
-		name:  name,
-		nodes: 1,
-		command: func(dir string, n *node) []string {
-			return []string{
-				bin, "--dbpath", dir, "--bind_ip", "127.0.0.1", "--port", strconv.Itoa(n.port),
-				"--nounixsocket", "--wiredTigerCacheSizeGB", "0.25",
-			}
-		},
-		ping: pingMongoDB,
-		url:  mongoURL,
+		name:    name,
+		nodes:   1,
+		command: func(dir string, n *node) []string { return mongodCommand(bin, dir, n) },
+		ping:    pingMongoDB,
+		url:     mongoURL,
 	}, nil
+}
+
+// lookMongod finds mongod alone.
+func lookMongod() (bin, name string, err error) {
+	if bin, err = look("mongod"); err != nil {
+		return "", "", fmt.Errorf("%w: mongod, which is not among Debian's packages", errOptional)
+	}
+	// db version v7.0.14
+	name, err = version(bin, "--version", "MongoDB", `db version v([0-9.]+)`)
+	return bin, name, err
+}
+
+func mongodCommand(bin, dir string, n *node) []string {
+	return []string{
+		bin, "--dbpath", dir, "--bind_ip", "127.0.0.1", "--port", strconv.Itoa(n.port),
+		"--nounixsocket", "--wiredTigerCacheSizeGB", "0.25",
+	}
 }
 
 var (
@@ -105,14 +115,14 @@ func findMongoJava() (*software, error) {
 func mongoURL(addrs []string) string { return "mongodb://" + addrs[0] + "/test" }
 
 func pingMongoDB(conn net.Conn) error {
-	_, err := mongoDo(conn, mongoInt("ping", 1))
+	_, err := mongoDo(conn, "test", mongoInt("ping", 1))
 	return err
 }
 
-// mongoDo sends a command to the database test, as BSON elements, and returns the reply, a BSON document that
-// says that it succeeded.
-func mongoDo(conn io.ReadWriter, elements string) (reply string, err error) {
-	doc := mongoDoc(elements + mongoString("$db", "test"))
+// mongoDo sends a command to a database, as BSON elements, and returns the reply, a BSON document that says that it
+// succeeded.
+func mongoDo(conn io.ReadWriter, database, elements string) (reply string, err error) {
+	doc := mongoDoc(elements + mongoString("$db", database))
 	var msg []byte
 	for _, v := range []int{16 + 4 + 1 + len(doc), 1, 0, 2013, 0} { // length, request, response to, OP_MSG, flags
 		msg = binary.LittleEndian.AppendUint32(msg, uint32(v))

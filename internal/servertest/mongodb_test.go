@@ -14,7 +14,7 @@ func TestMongoDBTearsNoReply(t *testing.T) {
 	s := MongoDB(t)
 	command := func(conn net.Conn, elements string) string {
 		conn.SetDeadline(time.Now().Add(time.Minute))
-		reply, err := mongoDo(conn, elements)
+		reply, err := mongoDo(conn, "test", elements)
 		if err != nil {
 			t.Error(err)
 		}

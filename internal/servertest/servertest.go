@@ -1,6 +1,6 @@
 // Package servertest runs real servers for tests: Redis, with and without TLS, with Sentinel, and as a Cluster; Valkey,
-// Memcached, MySQL, MariaDB, PostgreSQL and MongoDB. They listen on the loopback interface at free ports, keep their
-// files in a temporary directory, and end with the test binary, however that ends.
+// Memcached, MySQL, MariaDB, PostgreSQL, and MongoDB, alone and as a replica set. They listen on the loopback interface at
+// free ports, keep their files in a temporary directory, and end with the test binary, however that ends.
 //
 // [Redis], [RedisTLS], [RedisCluster], [RedisSentinel], [Valkey], [Memcached], [MySQL], [MariaDB], [PostgreSQL] and
 // [MongoDB] return a server that all tests of the test binary share; tests keep apart by using keys, tables, databases
@@ -13,7 +13,7 @@
 //     and SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that this package would start.
 //     The tests may write to it as they like. Start ignores them.
 //   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed; but for Valkey, which
-//     Debian does not have in every release.
+//     Debian does not have in every release, and for a replica set of MongoDB, which no release has.
 //   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
 //     megabytes for each version of a server, are made once and stay.
 //
@@ -62,16 +62,17 @@ type Kind string
 
 // The kinds of servers.
 const (
-	KindRedis         Kind = "redis"
-	KindRedisTLS      Kind = "rediss"         // by TLS only, with a certificate that is signed by itself
-	KindRedisCluster  Kind = "redis-cluster"  // three masters without replicas
-	KindRedisSentinel Kind = "redis-sentinel" // a primary, its replica, and a Sentinel that watches them
-	KindValkey        Kind = "valkey"
-	KindMemcached     Kind = "memcached"
-	KindMySQL         Kind = "mysql"
-	KindMariaDB       Kind = "mariadb"
-	KindPostgreSQL    Kind = "postgres"
-	KindMongoDB       Kind = "mongodb"
+	KindRedis           Kind = "redis"
+	KindRedisTLS        Kind = "rediss"         // by TLS only, with a certificate that is signed by itself
+	KindRedisCluster    Kind = "redis-cluster"  // three masters without replicas
+	KindRedisSentinel   Kind = "redis-sentinel" // a primary, its replica, and a Sentinel that watches them
+	KindValkey          Kind = "valkey"
+	KindMemcached       Kind = "memcached"
+	KindMySQL           Kind = "mysql"
+	KindMariaDB         Kind = "mariadb"
+	KindPostgreSQL      Kind = "postgres"
+	KindMongoDB         Kind = "mongodb"
+	KindMongoReplicaSet Kind = "mongodb-replica-set" // three mongod; only Start knows it
 )
 
 // Redis returns the shared Redis server, which keeps nothing on disk.

@@ -303,7 +303,7 @@ func put(kind Kind, addrs []string, key string) error {
 			_, err = postgresDo(conn, "CREATE TABLE IF NOT EXISTS t AS SELECT '"+key+"😀' AS k")
 		case KindMongoDB:
 			doc := "\x030\x00" + mongoDoc(mongoString("_id", key))
-			_, err = mongoDo(conn, mongoString("insert", "t")+"\x04documents\x00"+mongoDoc(doc))
+			_, err = mongoDo(conn, "test", mongoString("insert", "t")+"\x04documents\x00"+mongoDoc(doc))
 		}
 		return true, err
 	})
@@ -333,7 +333,7 @@ func get(kind Kind, addrs []string, key string) (bool, error) {
 		case KindPostgreSQL:
 			return hasRow(key+"😀", postgresDo, conn)
 		}
-		text, err = mongoDo(conn, mongoString("find", "t"))
+		text, err = mongoDo(conn, "test", mongoString("find", "t"))
 		return strings.Contains(text, key), err
 	})
 }
