@@ -230,7 +230,7 @@ type OpenFunc func(ctx context.Context, rawURL string) (Store, error)
 
 // Open returns the store that rawURL names, ready to use; Close closes it. ctx bounds the opening only.
 //
-//	(empty)                a new temporary file, removed by Close
+//	(empty)                a new temporary file, gone after Close or, but on Windows, any end of the process
 //	memory:                this process's memory
 //	file:///path/to/file   one file (file:name for a relative path)
 //	dir:///path/to/dir     one file a session; without a path a new temporary directory, removed by Close

@@ -37,7 +37,7 @@ type FileStore struct {
 	db        *bbolt.DB
 	file      *os.File // of db
 	path      string
-	temporary bool
+	temporary bool        // Close removes it
 	broken    atomic.Bool // whether db is locked for good
 
 	mu     sync.Mutex
@@ -113,7 +113,8 @@ func openTemporary(ctx context.Context, _ string) (Store, error) {
 		os.Remove(f.Name())
 		return nil, err
 	}
-	s.temporary = true
+	// Where a file can be removed while it is open, no end of the process leaves it behind.
+	s.temporary = os.Remove(f.Name()) != nil
 	return s, nil
 }
 

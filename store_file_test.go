@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -89,12 +90,13 @@ func TestFileStoreTemporary(t *testing.T) {
 	if err := store.Save(t.Context(), storeID(1), session.Record{}); err != nil {
 		t.Fatal(err)
 	}
+	// A process that is killed leaves nothing behind, but on Windows, where a file in use cannot be removed.
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
-		t.Fatalf("the temporary directory holds %v, %v", entries, err)
+	if err != nil || len(entries) != 0 && runtime.GOOS != "windows" {
+		t.Errorf("the temporary directory holds %v, %v", entries, err)
 	}
-	if info, err := entries[0].Info(); err != nil || info.Mode() != 0o600 {
-		t.Errorf("the file has mode %v, %v", info.Mode(), err)
+	if _, err := store.Load(t.Context(), storeID(1)); err != nil {
+		t.Error(err)
 	}
 	if err := session.Close(store); err != nil {
 		t.Fatal(err)
