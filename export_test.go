@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// MemcacheExpiration is what a MemcacheStore tells the server.
+var MemcacheExpiration = memcacheExpiration
+
 // Age makes the ID of the session behind a cookie older, so that a test of renewal need not wait.
 func (m *Manager) Age(ctx context.Context, cookie string, by time.Duration) error {
 	var l link

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -83,23 +84,24 @@ func TestMemcacheExpiry(t *testing.T) {
 	prefix := uniquePrefix()
 	store := session.NewMemcacheStore(memcacheClient(t, server), &session.MemcacheOptions{Prefix: prefix})
 	const day = 24 * time.Hour
+	const forever, gone = -1, 0
 	now := time.Now()
 	tests := []struct {
 		name    string
 		expires time.Time
-		left    string // in seconds, at least; "-1" for never, "" for gone
+		left    time.Duration
 	}{
-		{"never", time.Time{}, "-1"},
-		{"a blink", now.Add(time.Millisecond), ""},
-		{"an hour", now.Add(time.Hour), "3600"},
-		{"29 days", now.Add(29 * day), "2505600"},
-		{"30 days", now.Add(30 * day), "2592000"},
-		{"31 days", now.Add(31 * day), "2678400"},
-		{"400 days", now.Add(400 * day), "34560000"},
-		{"beyond 2038", time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), "-1"},
-		{"beyond 2106", time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC), "-1"},
-		{"the past", now.Add(-time.Second), ""},
-		{"the distant past", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), ""},
+		{"never", time.Time{}, forever},
+		{"a blink", now.Add(time.Millisecond), gone},
+		{"an hour", now.Add(time.Hour), time.Hour},
+		{"29 days", now.Add(29 * day), 29 * day},
+		{"30 days", now.Add(30 * day), 30 * day},
+		{"31 days", now.Add(31 * day), 31 * day},
+		{"400 days", now.Add(400 * day), 400 * day},
+		{"beyond 2038", time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC), forever},
+		{"beyond 2106", time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC), forever},
+		{"the past", now.Add(-time.Second), gone},
+		{"the distant past", time.Date(1900, 1, 1, 0, 0, 0, 0, time.UTC), gone},
 	}
 	for i, test := range tests {
 		for _, op := range []string{"save", "touch", "touch loaded"} {
@@ -121,14 +123,14 @@ func TestMemcacheExpiry(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// It is rounded up, gets one more, and the server's clock may be one behind.
-				left := memcacheTTL(t, server, prefix+id.String())
-				wanted, _ := strconv.Atoi(test.left)
-				if test.left != "" && (left < wanted || left > wanted+3*min(1, max(0, wanted))) {
-					t.Errorf("the server removes it in %d s, want %d or a little more", left, wanted)
-				}
-				if test.left == "" {
+				if test.left == gone {
 					return // now or in a moment
+				}
+				left := memcacheTTL(t, server, prefix+id.String())
+				if test.left == forever && left != -1 {
+					t.Errorf("the server removes it in %d s, want never", left)
+				} else if test.left > 0 {
+					wantMemcacheTTL(t, left, test.left)
 				}
 				rec, err = store.Load(ctx, id)
 				if err != nil || !rec.Expires.Equal(test.expires.Truncate(time.Millisecond)) || string(rec.Data) != "data" {
@@ -140,14 +142,43 @@ func TestMemcacheExpiry(t *testing.T) {
 	for i, test := range tests {
 		for _, op := range []string{"save", "touch", "touch loaded"} {
 			_, err := store.Load(ctx, session.ID{byte(i), byte(len(op))})
-			if gone := errors.Is(err, session.ErrNotFound); gone != (test.left == "") {
+			if errors.Is(err, session.ErrNotFound) != (test.left == gone) {
 				t.Errorf("%s %s: Load: %v", op, test.name, err)
 			}
 		}
 	}
 }
 
-// The server removes a record up to two seconds after its expiry, and would swap it until then.
+// What the server is told: never less than what is left, rounded up, and one more.
+func TestMemcacheExpiration(t *testing.T) {
+	const (
+		now    = 1_800_000_000_000
+		second = 1000
+		month  = 30 * 24 * 60 * 60 * second
+	)
+	for expires, want := range map[int64]int32{
+		0:                      0,
+		1:                      -1,
+		now - 1:                -1,
+		now:                    -1,
+		now + 1:                2,
+		now + second:           2,
+		now + second + 1:       3,
+		now + month - second:   month / second,
+		now + month - 999:      1_802_592_001,
+		now + month:            1_802_592_001,
+		now + month + 1:        1_802_592_002,
+		(1<<31 - 2) * second:   1<<31 - 1,
+		(1<<31-2)*second + 1:   0,
+		math.MaxInt64 - second: 0,
+	} {
+		if got := session.MemcacheExpiration(expires, now); got != want {
+			t.Errorf("of a record that expires in %d ms: %d, want %d", expires-now, got, want)
+		}
+	}
+}
+
+// The server removes a record some seconds after its expiry, and would swap it until then.
 func TestMemcacheSwapsNothingExpired(t *testing.T) {
 	ctx := t.Context()
 	server := servertest.Memcached(t).Addrs[0]
@@ -252,10 +283,7 @@ func TestMemcacheRemembersSessions(t *testing.T) {
 			s.Set("k", 1)
 		}))
 		line := setCookie(t, res.Header, "session_id")
-		left := time.Duration(memcacheTTL(t, server, prefix+s.ID().String())) * time.Second
-		if left < stays-time.Minute || left > stays+3*time.Second {
-			t.Errorf("the server keeps a session for %v, want %v", left, stays)
-		}
+		wantMemcacheTTL(t, memcacheTTL(t, server, prefix+s.ID().String()), stays)
 		serve(handle(m, func(s *session.Session) {
 			if !s.Has("k") {
 				t.Errorf("the session of %v is %v", stays, s)
@@ -524,6 +552,16 @@ func memcacheClient(t *testing.T, addrs ...string) *memcache.Client {
 	client.Timeout = 10 * time.Second // for slow machines
 	t.Cleanup(func() { client.Close() })
 	return client
+}
+
+// wantMemcacheTTL allows a minute more or less than wanted: a server knows the time to some seconds only, for it takes
+// the day's time when it starts, counts whole seconds from an earlier or later moment, and notices them late.
+// TestMemcacheExpiration has the exact numbers.
+func wantMemcacheTTL(t *testing.T, seconds int, want time.Duration) {
+	t.Helper()
+	if left := time.Duration(seconds) * time.Second; (left - want).Abs() > time.Minute {
+		t.Errorf("the server removes it in %v, want %v", left, want)
+	}
 }
 
 // memcacheTTL asks the server for how many seconds it will keep a key: -1 for ever, -2 if it does not have it.

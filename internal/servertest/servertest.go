@@ -31,6 +31,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/redis/go-redis/v9/logging"
 )
 
 // A Server is a running server, or a cluster of them, that answered when it was returned. Its fields are not to
@@ -143,6 +145,7 @@ func Start(tb testing.TB, kind Kind, args ...string) *Server {
 //
 // Servers do not outlive a test binary without it, either; with it they are gone when the binary exits.
 func Main(m *testing.M) int {
+	logging.Disable() // go-redis writes about every connection that a test breaks, and buries what failed
 	code := m.Run()
 	shared.Lock()
 	defer shared.Unlock()
