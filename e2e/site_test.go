@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,11 +18,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"example.com/session/internal/program"
 )
 
 const password = "correct horse battery"
@@ -47,53 +45,19 @@ func example(t *testing.T, name string, args ...string) *process {
 // exampleHTTP is example without TLS.
 func exampleHTTP(t *testing.T, name string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command(build(t, name), append([]string{"-addr", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32), "LOGIN_PASSWORD="+password)
-	endWithParent(cmd)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+	t.Setenv("LOGIN_PASSWORD", password)
+	p := program.Start(t, build(t, name), args...)
+	u, err := url.Parse(p.Base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p := &process{cmd: cmd}
-	t.Cleanup(func() {
-		p.kill()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, &stderr)
-		}
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	base, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
-	u, urlErr := url.Parse(base)
-	if err != nil || !ok || urlErr != nil {
-		t.Fatalf("%s printed %q, %v", name, line, err)
-	}
-	p.site = site{u.Scheme, u.Port()}
-	return p
+	return &process{p, site{u.Scheme, u.Port()}}
 }
 
 // A process is an example that runs.
 type process struct {
+	*program.Process
 	site
-	cmd *exec.Cmd
-}
-
-// stop ends the program as an administrator would.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.cmd.Wait(); err != nil {
-		t.Errorf("SIGTERM: %v", err)
-	}
-}
-
-func (p *process) kill() {
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
 }
 
 var builds sync.Map // the example's name to func() (string, error)
@@ -104,7 +68,6 @@ func build(t *testing.T, name string) string {
 	once, _ := builds.LoadOrStore(name, sync.OnceValues(func() ([]byte, error) {
 		cmd := exec.Command("go", "build", "-o", filepath.Join(scratch, name), ".")
 		cmd.Dir = filepath.Join("..", "examples", name)
-		endWithParent(cmd)
 		return cmd.CombinedOutput()
 	}))
 	if out, err := once.(func() ([]byte, error))(); err != nil {

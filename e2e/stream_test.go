@@ -94,7 +94,7 @@ func TestStreamsReconnect(t *testing.T) {
 	b.streamLogin()
 	b.do(chromedp.SendKeys(chromedp.CSS(draft), "before"))
 	b.shows("before")
-	p.stop(t)
+	p.Stop()
 	b.waitFor(`document.querySelector("#state").textContent === "Connecting again"`)
 	b.do(chromedp.SendKeys(chromedp.CSS(draft), kb.End+" and after"))
 	example(t, "stream", append(args, "-addr", "127.0.0.1:"+p.port)...)

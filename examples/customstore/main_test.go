@@ -81,17 +81,13 @@ func serve(t *testing.T, m *session.Manager, cookie *http.Cookie, use func(*sess
 func TestProgram(t *testing.T) {
 	bin := program.Build(t)
 	store := "sqlite:" + filepath.ToSlash(filepath.Join(t.TempDir(), "sessions.db"))
-	at, stop := program.Start(t, bin, 1, "-store", store)
-	b := program.NewBrowser(t, at[0])
+	p := program.Start(t, bin, "-store", store)
+	b := program.NewBrowser(t, p.Base)
 	b.Want("This is visit 1.\n", "GET", "/", nil)
 	b.Want("This is visit 2.\n", "GET", "/", nil)
-	if err := stop(); err != nil {
-		t.Errorf("SIGTERM: %v", err)
-	}
-	at, stop = program.Start(t, bin, 1, "-store", store)
-	b.Base = at[0]
+	p.Stop()
+	p = program.Start(t, bin, "-store", store)
+	b.Base = p.Base
 	b.Want("This is visit 3.\n", "GET", "/", nil)
-	if err := stop(); err != nil {
-		t.Errorf("SIGTERM: %v", err)
-	}
+	p.Stop()
 }

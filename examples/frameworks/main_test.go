@@ -15,8 +15,8 @@ func TestFrameworks(t *testing.T) {
 	bin := program.Build(t)
 	for framework := range frameworks {
 		t.Run(framework, func(t *testing.T) {
-			at, stop := program.Start(t, bin, 1, "-framework", framework)
-			b := program.NewBrowser(t, at[0])
+			p := program.Start(t, bin, "-framework", framework)
+			b := program.NewBrowser(t, p.Base)
 			b.Want("Hello stranger, this is visit 1.\n", "GET", "/", nil)
 			before := b.Cookies()
 			b.Want("Hello ann, this is visit 2.\n", "POST", "/login", url.Values{"user": {"ann"}})
@@ -37,7 +37,7 @@ func TestFrameworks(t *testing.T) {
 
 			b.Want("Hello stranger, this is visit 1.\n", "POST", "/logout", nil)
 			for _, old := range slices.Concat(before, cookies) { // of a session that has another ID, or has ended
-				alone := program.NewBrowser(t, at[0])
+				alone := program.NewBrowser(t, p.Base)
 				alone.SetCookie(old)
 				if status, page := alone.Do("GET", "/", nil); status != http.StatusConflict {
 					t.Errorf("a cookie from before: %d %q", status, page)
@@ -46,9 +46,7 @@ func TestFrameworks(t *testing.T) {
 			if status, _ := b.Do("GET", "/nowhere", nil); status != http.StatusNotFound {
 				t.Errorf("/nowhere: %d", status)
 			}
-			if err := stop(); err != nil {
-				t.Errorf("SIGTERM: %v", err)
-			}
+			p.Stop()
 		})
 	}
 }

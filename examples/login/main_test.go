@@ -1,22 +1,18 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/program"
 )
 
 const (
@@ -25,8 +21,9 @@ const (
 )
 
 func TestProgram(t *testing.T) {
-	base, stop := program(t, "-store", "dir://"+filepath.ToSlash(t.TempDir())+"/sessions")
-	phone, laptop := newBrowser(t, base, nil), newBrowser(t, base, nil)
+	t.Setenv("LOGIN_PASSWORD", password)
+	p := program.Start(t, program.Build(t), "-store", "dir://"+filepath.ToSlash(t.TempDir())+"/sessions")
+	phone, laptop := newBrowser(t, p.Base, nil), newBrowser(t, p.Base, nil)
 
 	phone.get("/")
 	phone.wants(http.StatusOK, "/login", "Stay logged in")
@@ -61,41 +58,7 @@ func TestProgram(t *testing.T) {
 	laptop.wants(http.StatusOK, "/login", "You are logged out.")
 	laptop.get("/devices")
 	laptop.wants(http.StatusOK, "/login")
-	if err := stop(); err != nil {
-		t.Errorf("SIGTERM: %v", err)
-	}
-}
-
-// program builds the example and runs it; it returns its address.
-func program(t *testing.T, args ...string) (base string, stop func() error) {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "login")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	cmd := exec.Command(bin, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32), "LOGIN_PASSWORD="+password)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	base, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
-	if err != nil || !ok {
-		cmd.Process.Kill()
-		cmd.Wait()
-		t.Fatalf("it printed %q, %v\n%s", line, err, &stderr)
-	}
-	return base, func() error {
-		cmd.Process.Signal(syscall.SIGTERM)
-		return cmd.Wait()
-	}
+	p.Stop()
 }
 
 // A browser keeps cookies, follows redirects, and knows the page that it shows.

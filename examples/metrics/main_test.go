@@ -27,8 +27,9 @@ type page struct {
 }
 
 func TestMetrics(t *testing.T) {
-	at, stop := program.Start(t, program.Build(t), 2, "-debug", "127.0.0.1:0")
-	b := program.NewBrowser(t, at[0])
+	p := program.Start(t, program.Build(t), "-debug", "127.0.0.1:0")
+	debug := p.Address("metrics")
+	b := program.NewBrowser(t, p.Base)
 	b.Want("This is visit 1.\n", "GET", "/", nil)
 	b.Want("This is visit 2.\n", "GET", "/", nil)
 	ended := b.Cookies()[0]
@@ -37,11 +38,11 @@ func TestMetrics(t *testing.T) {
 	if status, text := b.Do("GET", "/", nil); status != http.StatusConflict {
 		t.Errorf("with the cookie of a session that has ended: %d %q", status, text)
 	}
-	forged := program.NewBrowser(t, at[0])
+	forged := program.NewBrowser(t, p.Base)
 	forged.SetCookie(&http.Cookie{Name: ended.Name, Value: strings.Repeat("A", len(ended.Value))})
 	forged.Want("This is visit 1.\n", "GET", "/", nil)
 
-	status, text := program.NewBrowser(t, strings.TrimSuffix(at[1], "/debug/vars")).Do("GET", "/debug/vars", nil)
+	status, text := program.NewBrowser(t, strings.TrimSuffix(debug, "/debug/vars")).Do("GET", "/debug/vars", nil)
 	var got page
 	if err := json.Unmarshal([]byte(text), &got); err != nil || status != http.StatusOK {
 		t.Fatalf("%d %s: %v", status, text, err)
@@ -69,9 +70,7 @@ func TestMetrics(t *testing.T) {
 	if status, text := b.Do("GET", "/debug/vars", nil); status != http.StatusNotFound {
 		t.Errorf("in public: %d %q", status, text)
 	}
-	if err := stop(); err != nil {
-		t.Errorf("SIGTERM: %v", err)
-	}
+	p.Stop()
 }
 
 // What a store answers is no failure of its.

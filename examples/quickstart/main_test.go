@@ -35,13 +35,6 @@ func sendAlone(t *testing.T, base, name, value string) (status int, page string)
 	return b.Do("GET", "/", nil)
 }
 
-// start runs the program and returns its address.
-func start(t *testing.T, bin string, args ...string) (base string, stop func() error) {
-	t.Helper()
-	addresses, stop := program.Start(t, bin, 1, args...)
-	return addresses[0], stop
-}
-
 // stores are what -store can name, each with a place of its own for the sessions.
 var stores = []struct {
 	name string
@@ -69,17 +62,16 @@ func TestQuickstart(t *testing.T) {
 	for _, store := range stores {
 		t.Run(store.name, func(t *testing.T) {
 			args := []string{"-store", store.url(t)}
-			base, stop := start(t, bin, args...)
-			b := program.NewBrowser(t, base)
+			p := program.Start(t, bin, args...)
+			b := program.NewBrowser(t, p.Base)
 			for i := range 3 {
 				b.Want(fmt.Sprintf("Hello stranger, this is visit %d.\n", i+1), "GET", "/", nil)
 			}
 			b.Want("Hello ann, this is visit 4.\n", "POST", "/login", url.Values{"user": {"ann"}})
 
-			if err := stop(); err != nil {
-				t.Errorf("SIGTERM: %v", err)
-			}
-			b.Base, stop = start(t, bin, args...)
+			p.Stop()
+			p = program.Start(t, bin, args...)
+			b.Base = p.Base
 			if store.ends {
 				b.Want("Hello stranger, this is visit 1.\n", "GET", "/", nil)
 			} else {
@@ -104,9 +96,7 @@ func TestQuickstart(t *testing.T) {
 					t.Errorf("cookie %q: %d %q", value, status, page)
 				}
 			}
-			if err := stop(); err != nil {
-				t.Errorf("SIGTERM: %v", err)
-			}
+			p.Stop()
 		})
 	}
 }

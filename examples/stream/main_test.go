@@ -2,21 +2,18 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"example.com/session/internal/program"
 	"github.com/coder/websocket"
 )
 
@@ -24,8 +21,8 @@ import (
 func TestStreams(t *testing.T) {
 	for _, renew := range []string{"0", "1ms"} { // 1ms: each other request gives the session a new ID
 		t.Run("renew="+renew, func(t *testing.T) {
-			p := start(t, program(t), t.TempDir(), "-renew", renew)
-			phone, laptop := p.login("ann"), p.login("ann")
+			p := start(t, program.Build(t), t.TempDir(), "-renew", renew)
+			phone, laptop := login(t, p, "ann"), login(t, p, "ann")
 			events := phone.events()
 			events.wants("draft", update{"", 0, 1})
 			socket := phone.socket()
@@ -51,7 +48,7 @@ func TestStreams(t *testing.T) {
 			if res := phone.do("GET", "/events", nil); res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("events without a login: %s", res.Status)
 			}
-			if _, res, err := websocket.Dial(limited(t), p.base+"/socket", &websocket.DialOptions{HTTPClient: phone.client}); err == nil ||
+			if _, res, err := websocket.Dial(limited(t), p.Base+"/socket", &websocket.DialOptions{HTTPClient: phone.client}); err == nil ||
 				res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("a socket without a login: %v", err)
 			}
@@ -66,36 +63,35 @@ func TestStreams(t *testing.T) {
 			events.wants("ended", update{})
 			socket.closes(statusLoggedOut)
 			other.closes(statusLoggedOut)
-			p.stop()
+			p.Stop()
 		})
 	}
 }
 
 // What was saved is there after the process was killed in the middle of a stream.
 func TestSavedWhileOpen(t *testing.T) {
-	bin, dir := program(t), t.TempDir()
+	bin, dir := program.Build(t), t.TempDir()
 	p := start(t, bin, dir)
-	b := p.login("ann")
+	b := login(t, p, "ann")
 	b.socket().saves("kept", "1")
 	events := b.events()
 	events.wants("draft", update{"kept", 1, 1})
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
+	p.Kill()
 
 	p = start(t, bin, dir)
-	b.base = p.base
+	b.base = p.Base
 	b.events().wants("draft", update{"kept", 1, 2})
-	p.stop()
+	p.Stop()
 }
 
 // SIGTERM ends streams, each in its way, and then the process.
 func TestShutdown(t *testing.T) {
-	p := start(t, program(t), t.TempDir())
-	b := p.login("ann")
+	p := start(t, program.Build(t), t.TempDir())
+	b := login(t, p, "ann")
 	events, socket := b.events(), b.socket()
 	events.wants("draft", update{"", 0, 1})
 	done := make(chan error, 1)
-	go func() { done <- p.terminate() }()
+	go func() { done <- p.Terminate() }()
 	socket.closes(websocket.StatusGoingAway)
 	if rest, err := io.ReadAll(events.body); err != nil || len(rest) != 0 {
 		t.Errorf("events ended with %q, %v", rest, err)
@@ -107,15 +103,15 @@ func TestShutdown(t *testing.T) {
 
 // Another site's page cannot open a socket, although its browser would send the cookie.
 func TestOrigin(t *testing.T) {
-	p := start(t, program(t), t.TempDir())
-	b := p.login("ann")
-	_, res, err := websocket.Dial(limited(t), p.base+"/socket", &websocket.DialOptions{
+	p := start(t, program.Build(t), t.TempDir())
+	b := login(t, p, "ann")
+	_, res, err := websocket.Dial(limited(t), p.Base+"/socket", &websocket.DialOptions{
 		HTTPClient: b.client, HTTPHeader: http.Header{"Origin": {"https://evil.example"}},
 	})
 	if err == nil || res.StatusCode != http.StatusForbidden {
 		t.Errorf("err %v, want a refusal", err)
 	}
-	p.stop()
+	p.Stop()
 }
 
 // patience is how long a step may take before the test gives up, on a machine that is busy with other things.
@@ -128,62 +124,11 @@ func limited(t *testing.T) context.Context {
 	return ctx
 }
 
-// program builds the example, and returns its path.
-func program(t *testing.T) string {
-	t.Helper()
-	bin := filepath.Join(t.TempDir(), "stream")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return bin
-}
-
-type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	base string
-}
-
 // start runs the program with its sessions in dir.
-func start(t *testing.T, bin, dir string, args ...string) *process {
+func start(t *testing.T, bin, dir string, args ...string) *program.Process {
 	t.Helper()
-	args = append([]string{"-addr", "127.0.0.1:0", "-every", "10ms", "-store", "dir://" + filepath.ToSlash(dir) + "/s"}, args...)
-	cmd := exec.Command(bin, args...)
-	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		if t.Failed() {
-			t.Logf("the program said:\n%s", &stderr)
-		}
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	base, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
-	if err != nil || !ok {
-		t.Fatalf("it printed %q, %v", line, err)
-	}
-	return &process{t, cmd, base}
-}
-
-func (p *process) terminate() error {
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	return p.cmd.Wait()
-}
-
-func (p *process) stop() {
-	p.t.Helper()
-	if err := p.terminate(); err != nil {
-		p.t.Errorf("SIGTERM: %v", err)
-	}
+	args = append([]string{"-every", "10ms", "-store", "dir://" + filepath.ToSlash(dir) + "/s"}, args...)
+	return program.Start(t, bin, args...)
 }
 
 // A browser is one that keeps cookies.
@@ -193,15 +138,16 @@ type browser struct {
 	client *http.Client
 }
 
-func (p *process) login(user string) *browser {
-	p.t.Helper()
+// login returns the browser of a user who has logged in.
+func login(t *testing.T, p *program.Process, user string) *browser {
+	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	b := &browser{p.t, p.base, &http.Client{Jar: jar}}
+	b := &browser{t, p.Base, &http.Client{Jar: jar}}
 	if page := b.post("/login", url.Values{"user": {user}}); !strings.Contains(page, "Your draft, "+user) {
-		p.t.Fatalf("the login led to\n%s", page)
+		t.Fatalf("the login led to\n%s", page)
 	}
 	return b
 }

@@ -28,13 +28,24 @@ func Build(t *testing.T) string {
 	return bin
 }
 
-// Start runs an executable with -addr and args, and returns the addresses that it prints: "listening on" the first, and
-// as many more as there are other lines that it begins with. It has the same SESSION_SECRET each time, and ends with the
-// test at the latest.
-func Start(t *testing.T, bin string, lines int, args ...string) (addresses []string, stop func() error) {
+// A Process is a program that runs. Its methods are for the goroutine of the test.
+type Process struct {
+	Base string // the address that it listens on
+
+	t    *testing.T
+	cmd  *exec.Cmd
+	out  *bufio.Reader
+	wait func() error
+}
+
+// Start runs an executable with -addr and args, and waits until it prints "listening on" an address. It has the same
+// SESSION_SECRET each time, and otherwise the test's environment. It ends with the test at the latest; if that has
+// failed, what the program wrote to its standard error is logged.
+func Start(t *testing.T, bin string, args ...string) *Process {
 	t.Helper()
 	cmd := exec.Command(bin, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append(os.Environ(), "SESSION_SECRET="+strings.Repeat("s", 32))
+	endWithParent(cmd)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -44,25 +55,46 @@ func Start(t *testing.T, bin string, lines int, args ...string) (addresses []str
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	wait := sync.OnceValue(cmd.Wait)
+	p := &Process{t: t, cmd: cmd, out: bufio.NewReader(out), wait: sync.OnceValue(cmd.Wait)}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		wait()
-	})
-	for stdout := bufio.NewReader(out); len(addresses) < lines; {
-		line, err := stdout.ReadString('\n')
-		what, address, ok := strings.Cut(strings.TrimSpace(line), " on ")
-		if err != nil || !ok || len(addresses) == 0 && what != "listening" {
-			cmd.Process.Kill()
-			wait() // so that all of stderr is there
-			t.Fatalf("it printed %q, %v\n%s", line, err, &stderr)
+		p.Kill()
+		if t.Failed() {
+			t.Logf("%s said:\n%s", filepath.Base(bin), &stderr)
 		}
-		addresses = append(addresses, address)
+	})
+	p.Base = p.Address("listening")
+	return p
+}
+
+// Address reads the program's next line, which has to be what and " on " an address.
+func (p *Process) Address(what string) string {
+	p.t.Helper()
+	line, err := p.out.ReadString('\n')
+	address, ok := strings.CutPrefix(strings.TrimSpace(line), what+" on ")
+	if err != nil || !ok {
+		p.t.Fatalf("it printed %q, %v, want the address of %q", line, err, what)
 	}
-	return addresses, func() error {
-		cmd.Process.Signal(syscall.SIGTERM)
-		return wait()
+	return address
+}
+
+// Terminate asks the program to end, as an administrator would, and waits until it has.
+func (p *Process) Terminate() error {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	return p.wait()
+}
+
+// Stop is Terminate; the test fails unless the program ends as a success.
+func (p *Process) Stop() {
+	p.t.Helper()
+	if err := p.Terminate(); err != nil {
+		p.t.Errorf("SIGTERM: %v", err)
 	}
+}
+
+// Kill ends the program without giving it a chance.
+func (p *Process) Kill() {
+	p.cmd.Process.Kill()
+	p.wait()
 }
 
 // A Browser keeps its cookies, which know no port and so outlast the program, and follows redirects.
