@@ -13,6 +13,7 @@ type change struct {
 	data   []byte                                             // changeSet
 	update func(old []byte, ok bool) (data []byte, err error) // changeUpdate
 	meta   func(*content)                                     // changeMeta; its key is a name of its own
+	vain   bool                                               // it has made no difference, and alone is not worth a save
 }
 
 type changeKind byte
@@ -55,32 +56,36 @@ func (s *Session) update(key string, fn func(old []byte, ok bool) ([]byte, error
 	s.change(change{kind: changeUpdate, key: key, update: fn})
 }
 
-// change applies what the handler does and takes note of it, unless it makes no difference. s.mu is held.
-func (s *Session) change(ch change) {
-	pending := false // is there a change that this one replaces or follows?
-	for _, earlier := range s.changes {
-		pending = pending || earlier.touches(&ch)
+// try is apply, and reports whether that left the values as they were.
+func (ch *change) try(c *content) (same bool, err error) {
+	old, had := c.values.get(ch.key)
+	before := c.values.len
+	if err := ch.apply(c); err != nil {
+		return false, err
 	}
-	old, had := s.content.values.get(ch.key)
-	before := s.content.values.len
-	if err := ch.apply(&s.content); err != nil {
+	if ch.kind == changeClear {
+		return before == 0, nil
+	}
+	data, has := c.values.get(ch.key)
+	return had == has && bytes.Equal(old, data), nil
+}
+
+// change applies what the handler does and takes note of it. s.mu is held.
+func (s *Session) change(ch change) {
+	same, err := ch.try(&s.content)
+	if err != nil {
 		s.fail(err)
 		return
 	}
-	if ch.kind == changeMeta {
-		s.note(ch)
-		return
-	}
-	data, has := s.content.values.get(ch.key)
-	same := had == has && bytes.Equal(old, data)
-	if ch.kind == changeClear {
-		same = before == 0
-	}
-	if same && !pending {
-		return
+	if ch.kind != changeMeta {
+		// It may make a difference to what others have saved since.
+		ch.vain = same && !slices.ContainsFunc(s.changes, func(earlier change) bool {
+			return !earlier.vain && earlier.touches(&ch)
+		})
 	}
 	if ch.kind == changeUpdate && s.decided(ch.key) {
-		ch = change{kind: changeSet, key: ch.key, data: data}
+		data, _ := s.content.values.get(ch.key)
+		ch = change{kind: changeSet, key: ch.key, data: data, vain: ch.vain}
 	}
 	s.note(ch)
 }
@@ -121,15 +126,23 @@ func (s *Session) decided(key string) bool {
 func (s *Session) rebase(c content) error {
 	s.content = c
 	for i := range s.changes {
-		if err := s.changes[i].apply(&s.content); err != nil {
+		ch := &s.changes[i]
+		same, err := ch.try(&s.content)
+		if err != nil {
 			return err
 		}
+		ch.vain = ch.vain && same
 	}
 	return nil
 }
 
+// changed reports whether there is a change that made a difference. s.mu is held.
+func (s *Session) changed() bool {
+	return slices.ContainsFunc(s.changes, func(ch change) bool { return !ch.vain })
+}
+
 // wants reports whether the handler did something that has to reach the store. s.mu is held.
-func (s *Session) wants() bool { return len(s.changes) > 0 || s.todo&(regenerate|endReplaced) != 0 }
+func (s *Session) wants() bool { return s.changed() || s.todo&(regenerate|endReplaced) != 0 }
 
 func unencodable(key string, err error) error {
 	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)

@@ -144,6 +144,7 @@ func (s *Session) commit(parent context.Context, late bool) (cookieAction, error
 	}
 	now := time.Now()
 	if s.idleAt(now) {
+		s.changes = nil
 		return keepCookie, nil
 	}
 	ctx := newStoreContext(parent, &s.m.storeLimit)
@@ -201,7 +202,7 @@ func (s *Session) confirm() {
 // idleAt reports whether a commit would find nothing to do: the usual case for a request that only reads, kept
 // short. s.mu is held.
 func (s *Session) idleAt(now time.Time) bool {
-	if len(s.changes) > 0 || len(s.ended) > 0 || s.todo != 0 || s.stillToMove() {
+	if s.changed() || len(s.ended) > 0 || s.todo != 0 || s.stillToMove() {
 		return false
 	}
 	return s.state != live || !s.renewalDue(now) && !s.touchDue(now)
@@ -221,6 +222,9 @@ func (s *Session) commitFresh(ctx context.Context, late bool) error {
 	s.content.binding = s.origin.binding()
 	if s.content.lineage == (lineage{}) {
 		rand.Read(s.content.lineage[:])
+	}
+	if err := s.lockNew(ctx); err != nil {
+		return err
 	}
 	s.link = link{token: newToken()}
 	s.link.id = s.link.token.id()
@@ -292,7 +296,7 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 			err = s.commitRegenerate(ctx, now)
 		case renew:
 			err = s.commitRenewal(ctx, now)
-		case len(s.changes) > 0:
+		case s.changed():
 			saved, err = s.save(ctx, &s.link, now)
 			if err == nil && s.link.overtaken { // the session may have ended since
 				s.changes = nil

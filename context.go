@@ -59,8 +59,13 @@ func (c *storeContext) Err() error {
 	return nil
 }
 
-// Value also looks where Done looks: package context recognizes its own contexts by a value.
+// Value also looks where Done looks: package context recognizes its own contexts by a value. The session is not to be
+// had: it waits for this very step, and so would a store or a logger that asks it for the user's name.
 func (c *storeContext) Value(key any) any {
+	switch key.(type) {
+	case contextKey, managerKey:
+		return nil
+	}
 	if clock := c.clock.Load(); clock != nil {
 		if v := clock.Value(key); v != nil {
 			return v

@@ -246,20 +246,22 @@ func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
 // set puts the cookie into the header of a response, in place of any of the same name, of which there is to be one
 // at most (RFC 6265 section 4.1.1), and keeps the response out of shared caches.
 func (c Cookie) set(header http.Header, cookie *http.Cookie) {
-	line := cookie.String()
-	prefix := c.Name + "="
-	lines := header["Set-Cookie"]
-	kept := make([]string, 0, len(lines)+1)
-	for _, l := range lines {
-		if !strings.HasPrefix(l, prefix) {
-			kept = append(kept, l)
-		}
-	}
-	header["Set-Cookie"] = append(kept, line)
+	c.unset(header)
+	header["Set-Cookie"] = append(header["Set-Cookie"], cookie.String())
 	for _, name := range [...]string{"Cache-Control", "Cdn-Cache-Control", "Surrogate-Control"} {
 		if lines, ok := header[name]; ok || name == "Cache-Control" {
 			header[name] = []string{private(lines)}
 		}
+	}
+}
+
+// unset removes the cookie from the header of a response.
+func (c Cookie) unset(header http.Header) {
+	lines := slices.DeleteFunc(slices.Clone(header["Set-Cookie"]), func(line string) bool {
+		return strings.HasPrefix(line, c.Name+"=")
+	})
+	if header["Set-Cookie"] = lines; len(lines) == 0 {
+		delete(header, "Set-Cookie")
 	}
 }
 

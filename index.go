@@ -20,7 +20,12 @@ type index struct {
 	writes    []byte
 	encrypted bool // its record was
 	entries   []indexEntry
+	damaged   bool // there is one that cannot be read: it names sessions that are not in entries
 }
+
+// errIndexDamaged keeps who ends or lists all sessions of a user from taking an index that cannot be read for an empty
+// one. Logins and renewals begin a new one.
+var errIndexDamaged = fmt.Errorf("session: the list of the user's sessions cannot be read: %w", errDamaged)
 
 // An indexEntry is one of a user's sessions.
 type indexEntry struct {
@@ -101,7 +106,7 @@ func (m *Manager) hasEnded(ctx context.Context, id ID) (bool, error) {
 // maxLooks bounds how many of a user's sessions are looked at, at each login, for whether they are still alive.
 const maxLooks = 8
 
-// makeRoom drops dead entries, and sees to Options.MaxSessionsPerUser: the newcomer is in the index already.
+// makeRoom drops dead entries, and sees to Options.MaxSessionsPerUser and MaxSize: the newcomer is in the index already.
 func (m *Manager) makeRoom(ctx context.Context, ix *index, newcomer lineage, refuse bool) error {
 	var others []indexEntry // that count
 	for _, e := range ix.entries {
@@ -109,12 +114,20 @@ func (m *Manager) makeRoom(ctx context.Context, ix *index, newcomer lineage, ref
 			others = append(others, e)
 		}
 	}
-	tooMany := func() bool { return m.maxPerUser > 0 && 1+len(others) > m.maxPerUser }
+	limit := m.maxPerUser
+	if len(ix.encode()) > m.maxSize*3/4 { // leave room for renewals, and do not come here at each login
+		if room := max(1, len(ix.entries)*9/10); limit == 0 || room < limit {
+			limit = room
+		}
+	}
+	tooMany := func() bool { return limit > 0 && 1+len(others) > limit }
 	// First the dead ones, or one that is alive would have to make room for them. Those that are looked at are
 	// drawn, so that none stays for good behind some that live long.
 	mathrand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	for i, looks := 0, 0; i < len(others) && (tooMany() || looks < maxLooks); looks++ {
-		dead, err := m.isDead(ctx, &others[i])
+		step := newStoreContext(ctx, &m.storeLimit)
+		dead, err := m.isDead(step, &others[i])
+		step.cancel()
 		if err != nil {
 			return err
 		}
@@ -275,38 +288,45 @@ func (m *Manager) readIndex(ctx context.Context, l *link, rec Record, err error)
 	ix, err := m.decodeIndex(l.id, rec.Data)
 	if err != nil { // what it named can no longer be listed; their renewals bring them back
 		m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err})
+		ix = index{damaged: true}
 	}
 	return ix, nil
 }
 
 // updateIndex changes a user's index by compare-and-swap; fn may be called again. Then it ends what the index says
-// is to be ended, and has the index forget that.
+// is to be ended, and has the index forget that, as far as it got. Since a user may have any number of sessions, each
+// of them has all of Options.StoreTimeout.
 func (m *Manager) updateIndex(ctx context.Context, user string, fn func(*index) error) error {
 	ctx = uncached(ctx)
 	ix, err := m.changeIndex(ctx, user, fn)
 	if err != nil {
 		return err
 	}
-	var done []lineage
+	done := make(map[lineage]bool)
 	for i := range ix.entries {
 		if e := &ix.entries[i]; e.ending {
-			if err := m.endEntry(ctx, e); err != nil {
-				return err
+			step := newStoreContext(ctx, &m.storeLimit)
+			err = m.endEntry(step, e)
+			step.cancel()
+			if err != nil {
+				break
 			}
-			done = append(done, e.lineage)
+			done[e.lineage] = true
 		}
 	}
-	if done == nil {
-		return nil
+	if len(done) == 0 {
+		return err
 	}
-	_, err = m.changeIndex(ctx, user, func(ix *index) error {
-		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.ending && slices.Contains(done, e.lineage) })
+	step := newStoreContext(ctx, &m.storeLimit)
+	defer step.cancel()
+	_, forgetErr := m.changeIndex(step, user, func(ix *index) error {
+		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.ending && done[e.lineage] })
 		return nil
 	})
-	if err != nil { // they have ended; that the index does not know heals with its next change
-		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+	if forgetErr != nil { // they have ended; that the index does not know heals with its next change
+		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: forgetErr})
 	}
-	return nil
+	return err
 }
 
 func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) error) (index, error) {
@@ -326,6 +346,11 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 		}
 		if slices.Equal(before, ix.encode()) {
 			return ix, nil
+		}
+		if ctx.Err() != nil { // fn had much to look at
+			step := newStoreContext(ctx, &m.storeLimit)
+			defer step.cancel()
+			ctx = step
 		}
 		err = m.saveIndex(ctx, &l, &ix)
 		if _, ok := errors.AsType[*conflictError](err); !ok {

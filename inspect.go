@@ -195,7 +195,7 @@ func (m *Manager) End(parent context.Context, id ID) error {
 	if c := &d.content; len(c.user) > 0 {
 		// The index also names the ID that a regeneration under way is about to bring into use.
 		n, err = m.endSessions(ctx, string(c.user), func(e *indexEntry) bool { return e.lineage == c.lineage })
-		if err != nil {
+		if err != nil && !errors.Is(err, errIndexDamaged) {
 			return err
 		}
 	}

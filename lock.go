@@ -21,21 +21,24 @@ import (
 // Lock waits until no other request works on the session under a lock, at most for Options.LockWait or until ctx is
 // done, and then sees to it that none does until this request has ended, also by a panic. What others saved
 // meanwhile is loaded. Requests of the same process take turns in the order in which they asked. Calling Lock again
-// does nothing, and so does locking a session that the store does not know yet, which no other request can have.
+// does nothing. A session that the store does not know yet, which no other request can have, is locked as it is stored,
+// unless the handler has returned by then.
 //
 // It returns ErrLocked if the wait was in vain, ErrGone if the session has ended, or the store's error, and Err
 // returns the same from then on. If the lock is lost on the way, because this process stood still for longer than
-// Options.LockLease, the commit fails with ErrLockLost.
+// Options.LockLease, the commit fails with ErrLockLost. So do Lock and a commit after the request has ended, in a
+// handler that http.TimeoutHandler inside Manager.Handler has given up on: put it outside.
 //
 // A lock keeps out those who ask for it. Others still read and change the session.
 func (s *Session) Lock(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
+	s.locks = true
 	if s.err == nil && s.state == gone {
 		s.fail(ErrGone)
 	}
-	if s.err != nil || s.state != live || s.held != nil {
+	if s.err != nil || s.state != live {
 		return s.err
 	}
 	if err := s.takeLock(ctx); err != nil {
@@ -62,6 +65,7 @@ type heldLock struct {
 	m      *Manager
 	holder []byte
 	leave  func()
+	before *heldLock // that of the session that this one took the place of, at a login for example
 
 	mu    sync.Mutex
 	link  link
@@ -70,36 +74,25 @@ type heldLock struct {
 	timer *time.Timer // for the next extension
 }
 
-// takeLock locks the session and looks at it again. s.mu is held.
+// takeLock locks the session, unless it is locked, and looks at it again. s.mu is held.
 func (s *Session) takeLock(parent context.Context) error {
 	m := s.m
+	switch {
+	case s.held != nil:
+		return s.held.check(parent, false)
+	case s.origin.ended():
+		return ErrLockLost
+	}
 	if err := s.moveNow(parent); err != nil {
 		return err
 	}
 	if s.state == gone {
 		return ErrGone
 	}
-	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
-	defer cancel()
-	id := sha256.Sum256([]byte(strings.Join([]string{"session lock", m.namespace, string(s.content.lineage[:])}, "\x00")))
-	if _, err := m.queues.enter(wait, id); err != nil {
-		return lockError(wait, err)
-	}
-	held := &heldLock{m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, handover{}) }}
-	defer func() {
-		if s.held == nil { // also after a panic of the store
-			held.leave()
-		}
-	}()
-	stolen, err := held.take(wait)
+	stolen, err := s.holdLock(parent)
 	if err != nil {
-		return lockError(wait, err)
+		return err
 	}
-	s.held = held
-	held.mu.Lock()
-	held.timer = time.AfterFunc(m.lockLease/3, held.extend)
-	held.mu.Unlock()
-
 	for try := 1; ; try++ {
 		if err := s.refresh(parent); err != nil {
 			return err
@@ -127,6 +120,50 @@ func (s *Session) takeLock(parent context.Context) error {
 			return err
 		}
 	}
+}
+
+// lockNew locks a session that is about to be stored under a new name, if the request works under a lock. s.mu is held.
+func (s *Session) lockNew(ctx context.Context) error {
+	if !s.locks && !s.m.locking || s.origin.ended() {
+		return nil
+	}
+	if s.held != nil && s.held.link.id == s.m.lockID(s.content.lineage) {
+		return nil
+	}
+	_, err := s.holdLock(ctx)
+	return err
+}
+
+// lockID returns where a session's lock is.
+func (m *Manager) lockID(l lineage) ID {
+	return sha256.Sum256([]byte(strings.Join([]string{"session lock", m.namespace, string(l[:])}, "\x00")))
+}
+
+// holdLock waits for the lock of the session's name and takes it. It reports whether it was taken over from a holder
+// whose lease ran out. s.mu is held.
+func (s *Session) holdLock(parent context.Context) (stolen bool, err error) {
+	m, id := s.m, s.m.lockID(s.content.lineage)
+	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
+	defer cancel()
+	if _, err := m.queues.enter(wait, id); err != nil {
+		return false, lockError(wait, err)
+	}
+	held := &heldLock{
+		m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, handover{}) }, before: s.held,
+	}
+	defer func() {
+		if s.held != held { // also after a panic of the store
+			held.leave()
+		}
+	}()
+	if stolen, err = held.take(wait); err != nil {
+		return false, lockError(wait, err)
+	}
+	s.held = held
+	held.mu.Lock()
+	defer held.mu.Unlock()
+	held.timer = time.AfterFunc(m.lockLease/3, held.extend)
+	return stolen, nil
 }
 
 // lockError tells a wait that was too long from a store that failed.
@@ -221,15 +258,37 @@ func (h *heldLock) extend() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), min(h.m.storeLimit.timeout, h.m.lockLease/3))
 	defer cancel()
-	if err := h.save(ctx, time.Now().Add(h.m.lockLease)); errors.Is(err, ErrConflict) {
-		h.lost = true
-		return
-	} // after any other error, the next try may still be in time
-	h.timer.Reset(h.m.lockLease / 3)
+	h.move(ctx, time.Now().Add(h.m.lockLease))
+	if !h.lost { // after an error, the next try may still be in time
+		h.timer.Reset(h.m.lockLease / 3)
+	}
+}
+
+// move is save for a lock that is held. It finds out whether that is so no longer. h.mu is held.
+func (h *heldLock) move(ctx context.Context, until time.Time) error {
+	err := h.save(ctx, until)
+	conflict, ok := errors.AsType[*conflictError](err)
+	switch {
+	case !ok, conflict.err != nil && !errors.Is(conflict.err, ErrNotFound):
+		return err
+	case conflict.err == nil:
+		if holder, saved := h.m.decodeLock(&h.link, conflict.found.Data); bytes.Equal(holder, h.holder) {
+			// It was an earlier save of this holder's that got through, of which no reply came.
+			h.link.version, h.link.cas, h.until = conflict.found.Version, conflict.found.cas, saved
+			return h.save(ctx, until)
+		}
+	}
+	h.lost = true
+	return err
 }
 
 // check returns ErrLockLost unless the lock is still held. With look, it asks the store.
 func (h *heldLock) check(ctx context.Context, look bool) error {
+	if h.before != nil {
+		if err := h.before.check(ctx, look); err != nil {
+			return err
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.lost && look {
@@ -247,8 +306,11 @@ func (h *heldLock) check(ctx context.Context, look bool) error {
 	return nil
 }
 
-// release gives the lock back. It need not succeed: the lease ends by itself.
+// release gives the lock back, for good. It need not succeed: the lease ends by itself.
 func (h *heldLock) release(parent context.Context) {
+	if h.before != nil {
+		defer h.before.release(parent)
+	}
 	defer h.leave()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -257,17 +319,17 @@ func (h *heldLock) release(parent context.Context) {
 	if !h.lost && time.Now().Before(h.until) {
 		ctx := newStoreContext(parent, &h.m.storeLimit)
 		defer ctx.cancel()
-		if err := h.save(ctx, time.Time{}); err != nil {
+		if err := h.move(ctx, time.Time{}); err != nil {
 			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.link.id, Err: err})
 		}
 	}
+	h.lost = true
 }
 
 // unlock releases the lock at the end of the request.
 func (s *Session) unlock(ctx context.Context) {
 	s.mu.Lock()
 	held := s.held
-	s.held = nil
 	s.mu.Unlock()
 	if held != nil {
 		held.release(ctx)

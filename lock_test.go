@@ -3,9 +3,11 @@ package session_test
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,6 +211,169 @@ func TestLockWait(t *testing.T) {
 }
 
 // A holder that stands still for longer than its lease is told, and overwrites nothing.
+// A session that is stored under a new name in the middle of a request, at a login or for the first time, stays locked
+// until the request ends.
+func TestLockAtLogin(t *testing.T) {
+	for _, implicit := range []bool{false, true} {
+		for name, do := range map[string]func(s *session.Session){
+			"login":       func(s *session.Session) { s.SetUser("ann") },
+			"login twice": func(s *session.Session) { s.SetUser("bob"); s.Save(context.Background()); s.SetUser("ann") },
+			"regenerate":  func(s *session.Session) { s.Regenerate() },
+			"new session": func(s *session.Session) { s.Destroy(); s.Set("k", 1) },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+					Locking: implicit, LockWait: time.Minute, SweepInterval: session.Never,
+				})
+				elsewhere := v.clone()
+				elsewhere.m = newManager(t, v.store, &session.Options{LockWait: time.Minute, SweepInterval: session.Never})
+				v.visit(func(s *session.Session) { s.Set("k", 1) })
+				n := session.Key[int]("n")
+				var others sync.WaitGroup
+				wantStatus(t, v.send(v.m, func(w http.ResponseWriter, r *http.Request) {
+					s := session.FromContext(r.Context())
+					if !implicit {
+						if err := s.Lock(r.Context()); err != nil {
+							t.Error(err)
+						}
+					}
+					do(s)
+					io.WriteString(w, "hello") // and the client knows its new cookie
+					other := elsewhere.clone()
+					cookies := (&http.Response{Header: w.Header()}).Cookies()
+					if len(cookies) != 1 {
+						t.Fatalf("%s: cookies %v", name, cookies)
+					}
+					other.cookie = cookies[0]
+					others.Go(func() {
+						wantStatus(t, other.visit(func(s *session.Session) {
+							if err := s.Lock(t.Context()); err != nil {
+								t.Error(err)
+							}
+							got, _ := n.Get(s)
+							n.Set(s, got+10)
+						}), http.StatusOK)
+					})
+					got, _ := n.Get(s)
+					time.Sleep(time.Second)
+					n.Set(s, got+1)
+				}), http.StatusOK)
+				others.Wait()
+				v.visit(func(s *session.Session) {
+					if got, _ := n.Get(s); got != 11 {
+						t.Errorf("implicit %v, %s: the number is %d, want 11", implicit, name, got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A handler that http.TimeoutHandler, inside, has given up on has no lock any more, and cannot take one.
+func TestLockAfterTheRequest(t *testing.T) {
+	for _, implicit := range []bool{false, true} {
+		for _, early := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+					Locking: implicit, LockWait: time.Minute, SweepInterval: session.Never, Logger: quiet,
+				})
+				n := session.Key[int]("n")
+				v.visit(func(s *session.Session) { n.Set(s, 1) })
+				errs := make(chan error, 1)
+				slow := http.TimeoutHandler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					s := session.FromContext(r.Context())
+					ctx := context.WithoutCancel(r.Context())
+					if early && s.Lock(ctx) != nil {
+						t.Error(s.Err())
+					}
+					time.Sleep(2 * time.Second)
+					if !implicit {
+						s.Lock(ctx)
+					}
+					got, _ := n.Get(s)
+					time.Sleep(2 * time.Second)
+					n.Set(s, got+1)
+					errs <- s.Save(ctx)
+				}), time.Second, "too slow")
+				wantStatus(t, v.send(v.m, slow.ServeHTTP), http.StatusServiceUnavailable)
+				time.Sleep(1500 * time.Millisecond) // the slow one has read
+				start := time.Now()
+				wantStatus(t, v.visit(func(s *session.Session) {
+					if err := s.Lock(t.Context()); err != nil {
+						t.Error(err)
+					}
+					got, _ := n.Get(s)
+					time.Sleep(5 * time.Second)
+					n.Set(s, got+10)
+				}), http.StatusOK)
+				if d := time.Since(start); d != 5*time.Second {
+					t.Errorf("the next one waited %v", d-5*time.Second)
+				}
+				if err := <-errs; !errors.Is(err, session.ErrLockLost) {
+					t.Errorf("implicit %v, early %v: Save: %v, want ErrLockLost", implicit, early, err)
+				}
+				v.visit(func(s *session.Session) {
+					if got, _ := n.Get(s); got != 11 {
+						t.Errorf("the number is %d, want 11", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// An extension of which no reply came back is no loss of the lock.
+func TestLockExtensionWithoutReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &deaf{MemoryStore: session.NewMemoryStore()}
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		for _, until := range []time.Duration{15, 25, 45} { // extensions are due after 10, 20, 30 and 40 seconds
+			wantStatus(t, v.visit(func(s *session.Session) {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+				store.on.Store(true)
+				time.Sleep(15 * time.Second)
+				store.on.Store(false)
+				time.Sleep(until*time.Second - 15*time.Second)
+				s.Set("k", int(until))
+			}), http.StatusOK)
+			start := time.Now()
+			v.visit(func(s *session.Session) {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("after %d seconds: the next one waited %v: it was not released", until, d)
+			}
+		}
+	})
+}
+
+// A deaf store does what it is asked to, but while it is on, nobody hears of it.
+type deaf struct {
+	*session.MemoryStore
+	on atomic.Bool
+}
+
+func (d *deaf) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	rec, err := d.MemoryStore.Load(ctx, id)
+	if d.on.Load() {
+		return session.Record{}, errDown
+	}
+	return rec, err
+}
+
+func (d *deaf) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	err := d.MemoryStore.Save(ctx, id, rec)
+	if d.on.Load() {
+		return errDown
+	}
+	return err
+}
+
 func TestLostLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &frozenStore{MemoryStore: session.NewMemoryStore()}

@@ -72,12 +72,16 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 			return
 		}
 		x := &exchange{Context: r.Context(), m: m, w: w, r: r}
+		inner := r.WithContext(x)
 		if before := w.Header(); len(before) > 0 {
 			x.before = before.Clone()
 		}
 		returned := false
 		defer func() {
 			defer x.unlock()
+			if r.MultipartForm == nil { // net/http removes the temporary files of the request that it knows
+				r.MultipartForm = inner.MultipartForm
+			}
 			if returned || !x.abort() {
 				return
 			}
@@ -87,7 +91,7 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 				panic(p)
 			}
 		}()
-		next.ServeHTTP(x.writer(), r.WithContext(x))
+		next.ServeHTTP(x.writer(), inner)
 		returned = true
 		x.finish()
 	})
@@ -141,7 +145,9 @@ type exchange struct {
 	session atomic.Pointer[Session] // nil until somebody asks for it: many requests never do
 	w       http.ResponseWriter
 	r       *http.Request
-	before  http.Header // what the header held before the handler
+	before  http.Header                 // what the header held before the handler
+	over    atomic.Bool                 // Handler is about to return, or has
+	dropped atomic.Pointer[http.Header] // what the handler has for a header once the error handler has answered
 
 	mu       sync.Mutex
 	cookie   *http.Cookie // what the final header is to set; nil: nothing
@@ -174,8 +180,11 @@ func (x *exchange) open() *Session {
 	return x.session.Load()
 }
 
-// unlock gives the session's lock back, if there is one.
+func (x *exchange) ended() bool { return x.over.Load() }
+
+// unlock gives the session's lock back, if there is one, and sees to it that none is taken any more.
 func (x *exchange) unlock() {
+	x.over.Store(true)
 	if s := x.session.Load(); s != nil {
 		s.unlock(x.Context)
 	}
@@ -291,8 +300,26 @@ func (x *exchange) beginLocked() error {
 	if x.failed != nil {
 		x.answerError()
 		x.answered = true
+		x.dropped.Store(&http.Header{})
 	}
 	return x.failed
+}
+
+// goBack takes back a begin after which nothing has left: the response cannot do what the handler tried.
+func (x *exchange) goBack() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.failed == nil {
+		x.sent, x.hijacked = false, false
+		x.unsetCookie()
+	}
+}
+
+// begun reports whether the final header has left, or is about to.
+func (x *exchange) begun() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sent
 }
 
 // answerError has the error handler answer. Where it writes nothing, net/http would send the 200 of a success.
@@ -320,10 +347,22 @@ func (a *errorAnswer) Write(b []byte) (int, error) {
 	return a.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController, which can flush and hijack.
+// Unwrap is for http.ResponseController, which can flush and hijack, if not through this.
 func (a *errorAnswer) Unwrap() http.ResponseWriter {
 	a.given = true
 	return a.ResponseWriter
+}
+
+func (a *errorAnswer) SetReadDeadline(t time.Time) error {
+	return http.NewResponseController(a.ResponseWriter).SetReadDeadline(t)
+}
+
+func (a *errorAnswer) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(a.ResponseWriter).SetWriteDeadline(t)
+}
+
+func (a *errorAnswer) EnableFullDuplex() error {
+	return http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
 }
 
 // beginHijack is begin for a handler that takes the connection.
@@ -336,6 +375,7 @@ func (x *exchange) beginHijack() error {
 
 // finish commits what is not committed yet when the handler has returned.
 func (x *exchange) finish() {
+	x.over.Store(true)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	sent := x.sent

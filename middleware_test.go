@@ -1,15 +1,18 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -492,6 +495,14 @@ func TestErrorHandlerAnswers(t *testing.T) {
 		"a status":    {func(w http.ResponseWriter) { w.WriteHeader(http.StatusTeapot) }, 418, ""},
 		"a body":      {func(w http.ResponseWriter) { io.WriteString(w, "sorry") }, 200, "sorry"},
 		"a flush":     {func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 200, ""},
+		"deadlines": {func(w http.ResponseWriter) {
+			control := http.NewResponseController(w)
+			err := errors.Join(control.SetReadDeadline(time.Now().Add(time.Hour)), control.SetWriteDeadline(time.Now().Add(time.Hour)),
+				control.EnableFullDuplex())
+			if err != nil {
+				t.Error(err)
+			}
+		}, 503, "Service Unavailable\n"},
 		"by hand": {func(w http.ResponseWriter) {
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -879,4 +890,83 @@ func TestEmptiedLate(t *testing.T) {
 			t.Errorf("the session is %v", s)
 		}
 	}), "session_id="+value)
+}
+
+// Who looks for the session while it waits for the store would wait for itself.
+func TestStoreContextHasNoSession(t *testing.T) {
+	key := new(int)
+	inspect := func(ctx context.Context) {
+		defer func() {
+			if recover() == nil {
+				t.Error("there is a session")
+			}
+		}()
+		if ctx.Value(key) != "value" {
+			t.Error("a value of the request's context is missing")
+		}
+		session.FromContext(ctx)
+	}
+	store := &looking{Store: session.NewMemoryStore(), look: inspect}
+	v := newVisitor(t, store, nil)
+	for range 2 {
+		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			s := session.FromContext(r.Context())
+			session.Key[int]("n").Update(s, func(n int) int { return n + 1 })
+			if err := s.Save(context.WithValue(r.Context(), key, "value")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if store.saves != 2 {
+		t.Errorf("%d saves, want 2", store.saves)
+	}
+}
+
+// A looking store looks at the context of each save.
+type looking struct {
+	session.Store
+	look  func(context.Context)
+	saves int
+}
+
+func (l *looking) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	l.saves++
+	l.look(ctx)
+	return l.Store.Save(ctx, id, rec)
+}
+
+// net/http removes the temporary files of an upload when the request has ended.
+func TestUploadsAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	m := newManager(t, session.NewMemoryStore(), nil)
+	uploads := func() []string {
+		names, err := filepath.Glob(filepath.Join(dir, "multipart-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	server := httptest.NewServer(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if err := r.ParseMultipartForm(1); err != nil || len(uploads()) != 1 {
+			t.Errorf("%v, files %q", err, uploads())
+		}
+	})))
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	file, err := form.CreateFormFile("file", "name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Write(make([]byte, 11<<20)) // more than package multipart keeps in memory in any case
+	form.Close()
+	res, err := server.Client().Post(server.URL, form.FormDataContentType(), &body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	server.Close() // waits for the request's end
+	if names := uploads(); len(names) != 0 {
+		t.Errorf("left behind: %q", names)
+	}
 }

@@ -134,6 +134,14 @@ func (x *exchange) setCookie() {
 	}
 }
 
+// unsetCookie takes it out again. What setCookie did to Cache-Control stays.
+func (x *exchange) unsetCookie() {
+	x.m.cookie.unset(x.w.Header())
+	if x.oldCookie() != "" {
+		Cookie{Name: x.m.migration.Cookie.Name}.unset(x.w.Header())
+	}
+}
+
 // worthless reports whether there is nothing to move.
 func (o *OldSession) worthless(now time.Time) bool {
 	return len(o.Values) == 0 && o.User == "" || !o.Expires.IsZero() && !now.Before(o.Expires)

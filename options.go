@@ -49,7 +49,9 @@ type Options struct {
 	// end up to a 64th of it earlier.
 	StoreTimeout time.Duration
 	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB. Beside the values and
-	// their keys, a record holds less than 600 bytes of its own.
+	// their keys, a record holds less than 600 bytes of its own. It also bounds the list of a user's sessions, to
+	// some thousand for 1 MiB: beyond, a login is one beyond MaxSessionsPerUser. A store that takes less than 1 MiB
+	// asks for less here.
 	MaxSize int
 	// SweepInterval is how often expired sessions are removed from a store that is a Sweeper; 0 means every
 	// 5 minutes. Never leaves it to DeleteExpired.
@@ -62,7 +64,7 @@ type Options struct {
 	EncryptAtRest bool
 
 	// MaxSessionsPerUser limits how many sessions a user can have at the same time, see Session.SetUser; zero
-	// means no limit.
+	// means no limit but that of MaxSize.
 	MaxSessionsPerUser int
 	// RefuseNewSessions says what happens at a login beyond MaxSessionsPerUser: false ends the user's oldest
 	// session, true answers the login with ErrTooManySessions.
@@ -94,10 +96,11 @@ type Options struct {
 	// Server Error for a fault of the program (ErrTooLarge, a value that cannot be encoded); 503 Service Unavailable
 	// for a fault of the store.
 	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
-	// Logger is told of what went wrong and no response could say; nil means slog.Default().
+	// Logger is told of what went wrong and no response could say, with the request's context less the session; nil
+	// means slog.Default().
 	Logger *slog.Logger
 	// Observer is called for each Event, on the goroutine that it happens on, and must be quick and safe for
-	// concurrent use. It must not use the session. Nil means none.
+	// concurrent use. It gets the request's context less the session, which it must not use. Nil means none.
 	Observer func(context.Context, Event)
 
 	// Migration takes over the sessions of the session system that the application used before. Nil means that there

@@ -200,6 +200,9 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 		s.next.id = s.next.token.id()
 	}
 	s.content.issued = now.UnixMilli()
+	if err := s.lockNew(ctx); err != nil {
+		return err
+	}
 	if _, err := s.save(ctx, s.next, now); err != nil {
 		if conflict, ok := errors.AsType[*conflictError](err); ok {
 			d, decodeErr := s.m.decode(s.next, conflict.found.Data)

@@ -3,6 +3,7 @@ package session
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -13,7 +14,12 @@ import (
 // exchange.begin first, and there is no way around it: Unwrap leads to a guard, not to the original.
 type response struct{ x *exchange }
 
-func (w response) Header() http.Header { return w.x.w.Header() }
+func (w response) Header() http.Header {
+	if dropped := w.x.dropped.Load(); dropped != nil {
+		return *dropped
+	}
+	return w.x.w.Header()
+}
 
 func (w response) WriteHeader(status int) {
 	if 100 <= status && status <= 199 && status != http.StatusSwitchingProtocols {
@@ -48,7 +54,11 @@ func (w response) WriteString(s string) (int, error) {
 // FlushError is what http.ResponseController.Flush calls.
 func (w response) FlushError() error {
 	err := w.x.begin()
-	return cmp.Or(err, http.NewResponseController(w.x.w).Flush()) // what the error handler wrote is flushed as well
+	flushErr := http.NewResponseController(w.x.w).Flush() // what the error handler wrote as well
+	if errors.Is(flushErr, http.ErrNotSupported) {
+		w.x.goBack()
+	}
+	return cmp.Or(err, flushErr)
 }
 
 // Unwrap is for http.ResponseController.
@@ -92,14 +102,36 @@ func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err := h.x.beginHijack(); err != nil {
 		return nil, nil, err
 	}
-	return http.NewResponseController(h.x.w).Hijack()
+	conn, buf, err := http.NewResponseController(h.x.w).Hijack()
+	if err != nil && !errors.Is(err, http.ErrHijacked) {
+		h.x.goBack()
+	}
+	return conn, buf, err
 }
 
-func (r readerFrom) ReadFrom(src io.Reader) (int64, error) {
-	if err := r.x.begin(); err != nil {
-		return 0, err
+// sniffLen is how much net/http wants to see of a body to tell its type.
+const sniffLen = 512
+
+func (r readerFrom) ReadFrom(src io.Reader) (n int64, err error) {
+	if !r.x.begun() {
+		// A source without a first byte leaves the header to the handler, as it does with net/http.
+		first := make([]byte, sniffLen)
+		length, err := io.ReadAtLeast(src, first, 1)
+		if err == io.EOF {
+			return 0, nil
+		} else if err != nil {
+			return 0, err
+		}
+		written, err := response{r.x}.Write(first[:length])
+		if n = int64(written); err != nil {
+			return n, err
+		}
 	}
-	return r.x.w.(io.ReaderFrom).ReadFrom(src)
+	if err := r.x.begin(); err != nil {
+		return n, err
+	}
+	more, err := r.x.w.(io.ReaderFrom).ReadFrom(src)
+	return n + more, err
 }
 
 func (p pusher) Push(target string, opts *http.PushOptions) error {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -506,3 +507,134 @@ func TestRenewalWaitsForCookieToArrive(t *testing.T) {
 type hijackable struct{ *httptest.ResponseRecorder }
 
 func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
+
+// A response that cannot do what the handler tries has not begun: whatever the handler does next is saved, and sets the
+// cookie.
+func TestResponseThatCannot(t *testing.T) {
+	plain := func(h http.Handler) http.Handler { // a response that can do nothing in particular
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(struct{ http.ResponseWriter }{w}, r) })
+	}
+	same := func(h http.Handler) http.Handler { return h }
+	for name, test := range map[string]struct {
+		http2 bool
+		wrap  func(http.Handler) http.Handler
+		try   func(w http.ResponseWriter) error
+		want  error
+	}{
+		"hijack HTTP/2": {true, same, func(w http.ResponseWriter) error {
+			_, _, err := http.NewResponseController(w).Hijack()
+			return err
+		}, http.ErrNotSupported},
+		"hijack by hand": {false, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(hijackFails{w}, r) })
+		}, func(w http.ResponseWriter) error {
+			_, _, err := w.(http.Hijacker).Hijack()
+			return err
+		}, errFake},
+		"flush":        {false, plain, func(w http.ResponseWriter) error { return http.NewResponseController(w).Flush() }, http.ErrNotSupported},
+		"flush nested": {false, nested(t, plain), func(w http.ResponseWriter) error { return http.NewResponseController(w).Flush() }, http.ErrNotSupported},
+		"a source that fails": {false, same, func(w http.ResponseWriter) error {
+			_, err := io.Copy(w, iotest.ErrReader(errFake))
+			return err
+		}, errFake},
+		"a source with nothing in it": {false, same, func(w http.ResponseWriter) error {
+			_, err := io.Copy(w, strings.NewReader(""))
+			return err
+		}, nil},
+	} {
+		for _, then := range []string{"set", "destroy", "ended by others"} {
+			if then == "ended by others" && strings.HasPrefix(name, "a source") {
+				continue // the session is not stored before
+			}
+			t.Run(name+", then "+then, func(t *testing.T) {
+				m := newManager(t, session.NewMemoryStore(), &session.Options{RenewInterval: time.Hour})
+				server := newServer(t, test.http2, test.wrap(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					s := session.FromContext(r.Context())
+					if then == "ended by others" {
+						s.SetUser("ann")
+					}
+					s.Set("before", 1)
+					if err := test.try(w); !errors.Is(err, test.want) {
+						t.Errorf("the error is %v, want %v", err, test.want)
+					}
+					switch then {
+					case "destroy":
+						s.Destroy()
+					case "ended by others":
+						if _, err := m.EndUserSessions(t.Context(), "ann"); err != nil {
+							t.Error(err)
+						}
+					default:
+						s.Set("after", 1)
+					}
+					w.Header().Set("X-After", "yes")
+					w.WriteHeader(http.StatusCreated)
+				}))))
+				res, err := server.Client().Get(server.URL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				line := setCookie(t, res.Header, "session_id")
+				if res.StatusCode != http.StatusCreated || res.Header.Get("X-After") != "yes" || (cookieValue(line) != "") != (then == "set") {
+					t.Fatalf("%s, header %v", res.Status, res.Header)
+				}
+				if then == "set" {
+					// What waits for a cookie that arrives, waits no longer.
+					if err := m.Age(t.Context(), cookieValue(line), 2*time.Hour); err != nil {
+						t.Fatal(err)
+					}
+					r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Header.Set("Cookie", "session_id="+cookieValue(line))
+					res, err := server.Client().Do(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					res.Body.Close()
+					renewed := setCookie(t, res.Header, "session_id")
+					if renewed == "" {
+						t.Error("the ID was not renewed")
+					}
+					serve(handle(m, func(s *session.Session) {
+						if !s.Has("before") || !s.Has("after") {
+							t.Errorf("the session has %q", s.Keys())
+						}
+					}), "session_id="+cookieValue(line))
+				}
+			})
+		}
+	}
+}
+
+// nested puts another manager's handler between.
+func nested(t *testing.T, wrap func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	m := newManager(t, session.NewMemoryStore(), &session.Options{Cookie: session.Cookie{Name: "outer"}})
+	return func(h http.Handler) http.Handler { return wrap(m.Handler(h)) }
+}
+
+type hijackFails struct{ http.ResponseWriter }
+
+func (hijackFails) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errFake }
+
+// What a handler does to the header after it has failed does not get into the error handler's answer, not even where
+// something outside keeps that back.
+func TestHeaderAfterFailure(t *testing.T) {
+	m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+	res := serve(http.TimeoutHandler(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).Set("k", 1)
+		if _, err := io.WriteString(w, "hello"); err == nil {
+			t.Error("the write succeeded")
+		}
+		http.SetCookie(w, &http.Cookie{Name: "remember", Value: "secret"})
+		w.Header().Set("Cache-Control", "public, max-age=3600")
+		if w.Header().Get("Cache-Control") == "" {
+			t.Error("the handler does not see its own header")
+		}
+	})), time.Hour, ""))
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header["Set-Cookie"] != nil || res.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%s, header %v", res.Status, res.Header)
+	}
+}

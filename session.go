@@ -34,7 +34,8 @@ type Session struct {
 	content  content   // what the handler sees: the record's, with changes applied
 	changes  []change  // what the handler did since the last commit, in order
 	next     *link     // the record that a regeneration under way has stored, seldom there
-	held     *heldLock // the lock, while the request has the session for itself
+	held     *heldLock // the lock that the request has or had
+	locks    bool      // the handler asked for it
 	ended    []link    // records of sessions that the handler destroyed
 	state    state
 	todo     todo  // beyond changes
@@ -66,6 +67,8 @@ type origin interface {
 	endOld(ctx context.Context) error
 	// context returns the request's context.
 	context() context.Context
+	// ended reports whether the request is over, though a goroutine of its handler goes on.
+	ended() bool
 }
 
 // A state tells how much is known of a session's record.
@@ -361,7 +364,7 @@ func (s *Session) Expires() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open()
-	if s.state != live || len(s.changes) > 0 {
+	if s.state != live || s.changed() {
 		return s.m.expiry(&s.content, time.Now())
 	}
 	return s.link.expires
@@ -466,8 +469,14 @@ func (s *Session) LogValue() slog.Value {
 	if s.state == live {
 		attrs = append(attrs, slog.String("id", s.link.id.String()), slog.Time("expires", s.link.expires))
 	}
+	changes := 0
+	for _, ch := range s.changes {
+		if !ch.vain {
+			changes++
+		}
+	}
 	attrs = append(attrs, slog.Time("created", time.UnixMilli(s.content.created)),
-		slog.Any("keys", s.content.values.keys()), slog.Int("changes", len(s.changes)))
+		slog.Any("keys", s.content.values.keys()), slog.Int("changes", changes))
 	if s.err != nil {
 		attrs = append(attrs, slog.String("err", s.err.Error()))
 	}

@@ -468,6 +468,29 @@ func TestParallelChangesMerge(t *testing.T) {
 		{"set default over set",
 			func(s *session.Session) { s.SetDefault("d", 1) }, func(s *session.Session) { s.Set("d", 2) },
 			map[string]any{"n": int64(10), "old": "x", "d": int64(2)}},
+		{"update that made no difference, and a set, over update",
+			func(s *session.Session) { n.Update(s, func(n int) int { return min(n, 10) }); s.Set("a", 1) },
+			func(s *session.Session) { n.Update(s, add) },
+			map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
+		{"set and delete that made no difference, and a set, over set",
+			func(s *session.Session) { n.Set(s, 10); s.Delete("d"); s.Set("a", 1) },
+			func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
+			map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
+		{"set that made no difference until a reload",
+			func(s *session.Session) { n.Set(s, 10) }, func(s *session.Session) { n.Set(s, 20) },
+			map[string]any{"n": int64(10), "old": "x"}},
+		{"set that made no difference and was committed, before a reload",
+			func(s *session.Session) { n.Set(s, 10); s.Save(context.Background()) }, func(s *session.Session) { n.Set(s, 20) },
+			map[string]any{"n": int64(20), "old": "x"}},
+		{"changes that made no difference, and no other",
+			func(s *session.Session) {
+				n.Set(s, 10)
+				n.Set(s, 10)
+				s.Delete("d")
+				n.Update(s, func(n int) int { return n })
+			},
+			func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
+			map[string]any{"n": int64(20), "old": "x", "d": int64(1)}},
 		{"regenerate over set",
 			func(s *session.Session) { s.Regenerate(); s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
 			map[string]any{"n": int64(10), "old": "x", "a": int64(1), "b": int64(2)}},
@@ -479,6 +502,11 @@ func TestParallelChangesMerge(t *testing.T) {
 			wantStatus(t, v.visit(func(s *session.Session) {
 				test.first(s)
 				wantStatus(t, other.visit(test.other), http.StatusOK)
+				if strings.HasSuffix(test.name, "a reload") {
+					if err := s.Reload(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
 			}), http.StatusOK)
 			v.visit(func(s *session.Session) {
 				got := map[string]any{}

@@ -114,7 +114,8 @@ var (
 	// ErrLocked means that another request kept the session locked for longer than Options.LockWait. The default
 	// error handler answers 503 Service Unavailable.
 	ErrLocked = errors.New("session: locked by another request")
-	// ErrLockLost means that the request stood still for longer than Options.LockLease, so that another one may
+	// ErrLockLost means that the request stood still for longer than Options.LockLease, or that its handler went on
+	// after Manager.Handler had returned, as inside http.TimeoutHandler, so that another one may
 	// have worked on the session meanwhile. Nothing was saved. The default error handler answers 409 Conflict.
 	ErrLockLost = errors.New("session: the lock was lost")
 	// ErrTooManySessions means that Options.MaxSessionsPerUser and RefuseNewSessions keep a user from logging in

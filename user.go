@@ -73,7 +73,9 @@ type UserSession struct {
 	Current bool
 }
 
-// UserSessions returns the live sessions of a user, the most recently used first.
+// UserSessions returns the live sessions of a user, the most recently used first. Options.StoreTimeout bounds each of
+// the steps, one a session and a few. It returns an error if the list that the store has of them cannot be read: see
+// EndUserSessions.
 func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession, error) {
 	ctx = uncached(ctx)
 	var current lineage
@@ -83,7 +85,12 @@ func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession,
 	if err := m.settle(ctx); err != nil {
 		return nil, err
 	}
-	_, ix, err := m.loadIndex(ctx, user)
+	step, cancel := context.WithTimeout(ctx, m.storeLimit.timeout)
+	_, ix, err := m.loadIndex(step, user)
+	cancel()
+	if err == nil && ix.damaged {
+		err = errIndexDamaged
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +99,9 @@ func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession,
 		if e.ending {
 			continue
 		}
-		id, rec, _, err := m.liveRecord(ctx, &e)
+		step, cancel := context.WithTimeout(ctx, m.storeLimit.timeout)
+		id, rec, _, err := m.liveRecord(step, &e)
+		cancel()
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +148,12 @@ func (m *Manager) EndOtherSessions(ctx context.Context) (int, error) {
 }
 
 // EndUserSessions ends all sessions of a user, the one of the request included: when the account is closed, or was
-// taken over (ASVS 5.0, 7.4.2). It returns how many it ended.
+// taken over (ASVS 5.0, 7.4.2). It returns how many it ended. After an error it can be called again, and goes on where
+// it stopped.
+//
+// It returns an error if the list that the store has of them cannot be read, because it is damaged, or encrypted under
+// a secret that is not known here. The next login or renewal of one of them begins a new list, into which each comes
+// back with its own next renewal: so call it once more when Options.RenewInterval has passed.
 func (m *Manager) EndUserSessions(ctx context.Context, user string) (int, error) {
 	return m.endSessions(ctx, user, func(*indexEntry) bool { return true })
 }
@@ -166,6 +180,9 @@ func (m *Manager) endSessions(parent context.Context, user string, match func(*i
 	defer ctx.cancel()
 	n := 0
 	err := m.updateIndex(ctx, user, func(ix *index) error {
+		if ix.damaged {
+			return errIndexDamaged
+		}
 		n = 0
 		for i := range ix.entries {
 			if e := &ix.entries[i]; match(e) { // also one that another call was to end, and may not get to it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -518,27 +519,164 @@ func (m *meeting) Save(ctx context.Context, id session.ID, rec session.Record) e
 	return m.Store.Save(ctx, id, rec)
 }
 
-// A damaged index is replaced, and the sessions that it named come back to it with their renewal.
+// A damaged index is not taken for an empty one by who wants to know of all sessions. It is replaced, and those that it
+// named come back to it with their renewal.
 func TestIndexHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := session.NewMemoryStore()
 		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler)}).login()
-		mine := userSessions(t, v.m)[0].ID
-		for e := range store.List(t.Context()) {
-			if e.ID != mine {
-				e.Record.Data = []byte("garbage")
-				if err := store.Save(t.Context(), e.ID, e.Record); err != nil {
-					t.Fatal(err)
+		garbage := func(but ...session.ID) {
+			t.Helper()
+			for e := range store.List(t.Context()) {
+				if !slices.Contains(but, e.ID) {
+					e.Record.Data = []byte("garbage")
+					if err := store.Save(t.Context(), e.ID, e.Record); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 		}
-		if list := userSessions(t, v.m); len(list) != 0 {
+		garbage(userSessions(t, v.m)[0].ID)
+		if list, err := v.m.UserSessions(t.Context(), "ann"); err == nil {
 			t.Errorf("the garbage names %v", list)
+		}
+		if n, err := v.m.EndUserSessions(t.Context(), "ann"); n != 0 || err == nil {
+			t.Errorf("ended %d sessions, %v", n, err)
+		}
+		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			if n, err := v.m.EndOtherSessions(r.Context()); n != 0 || err == nil {
+				t.Errorf("ended %d other sessions, %v", n, err)
+			}
+		})
+		if err := v.m.EndSession(t.Context(), "ann", "1234"); err == nil || errors.Is(err, session.ErrNotFound) {
+			t.Errorf("EndSession: %v", err)
 		}
 		time.Sleep(5 * time.Minute)
 		v.visit(func(s *session.Session) { s.Has("k") })
 		if list := userSessions(t, v.m); len(list) != 1 {
 			t.Errorf("after the renewal there are %v", list)
+		}
+		mine := userSessions(t, v.m)[0].ID
+		garbage(mine)
+		if err := v.m.End(t.Context(), mine); err != nil || v.alive() {
+			t.Errorf("End of one session: %v", err)
+		}
+	})
+}
+
+// A user may have more sessions than can be ended in Options.StoreTimeout.
+func TestEndManySessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 300
+		store := session.NewMemoryStore()
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never})
+		login := func(m *session.Manager) int {
+			return v.clone().send(m, func(_ http.ResponseWriter, r *http.Request) {
+				session.FromContext(r.Context()).SetUser("ann")
+			}).StatusCode
+		}
+		for range many {
+			login(v.m)
+		}
+		slow := &distant{store, time.Millisecond}
+		opts := &session.Options{StoreTimeout: 100 * time.Millisecond, MaxSessionsPerUser: 2, Logger: quiet, SweepInterval: session.Never}
+		limited := newManager(t, slow, opts)
+		if status := login(limited); status != http.StatusOK {
+			t.Errorf("the login that makes room: %d", status)
+		}
+		if list := userSessions(t, v.m); len(list) != 2 {
+			t.Errorf("%d sessions, want 2", len(list))
+		}
+		for range many {
+			login(v.m)
+		}
+		opts.MaxSessionsPerUser = 0
+		m := newManager(t, slow, opts)
+		if list, err := m.UserSessions(t.Context(), "ann"); err != nil || len(list) != many+2 {
+			t.Errorf("%d sessions, %v", len(list), err)
+		}
+		if n, err := m.EndUserSessions(t.Context(), "ann"); n != many+2 || err != nil {
+			t.Errorf("ended %d sessions, %v", n, err)
+		}
+		if list := userSessions(t, v.m); len(list) != 0 {
+			t.Errorf("%d sessions are left", len(list))
+		}
+	})
+}
+
+// However often a user logs in, the list of the sessions stays within Options.MaxSize.
+func TestIndexStaysWithinMaxSize(t *testing.T) {
+	const maxSize = 4 << 10
+	store := session.NewMemoryStore()
+	v := newVisitor(t, store, &session.Options{MaxSize: maxSize})
+	var last *visitor
+	for range 100 {
+		last = newVisitor(t, store, nil)
+		last.m = v.m
+		last.login()
+	}
+	for e := range store.List(t.Context()) {
+		if len(e.Record.Data) > maxSize {
+			t.Errorf("there is a record of %d bytes", len(e.Record.Data))
+		}
+	}
+	if list := userSessions(t, v.m); len(list) < 10 || len(list) > 50 || list[0].ID != last.id() {
+		t.Errorf("%d sessions", len(list))
+	}
+	refusing := newManager(t, store, &session.Options{MaxSize: maxSize, RefuseNewSessions: true})
+	for n := 0; ; n++ {
+		res := v.clone().send(refusing, func(_ http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).SetUser("ann") })
+		if res.StatusCode == http.StatusForbidden {
+			break
+		}
+		if wantStatus(t, res, http.StatusOK); n > 50 {
+			t.Fatal("no login is refused")
+		}
+	}
+	if !last.alive() {
+		t.Error("a login that was refused ended another session")
+	}
+}
+
+// A distant store takes that long for each call, or until the context is done.
+type distant struct {
+	session.Store
+	latency time.Duration
+}
+
+func (s *distant) wait(ctx context.Context) error {
+	select {
+	case <-time.After(s.latency):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *distant) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	if err := s.wait(ctx); err != nil {
+		return session.Record{}, err
+	}
+	return s.Store.Load(ctx, id)
+}
+
+func (s *distant) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	return s.Store.Save(ctx, id, rec)
+}
+
+// A store that does not answer holds who asks for the list no longer than Options.StoreTimeout.
+func TestUserSessionsWhileStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		newVisitor(t, store, &session.Options{SweepInterval: session.Never}).login()
+		m := newManager(t, &distant{store, time.Hour}, &session.Options{SweepInterval: session.Never})
+		start := time.Now()
+		_, err := m.UserSessions(context.Background(), "ann")
+		if d := time.Since(start); d != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", d, err)
 		}
 	})
 }

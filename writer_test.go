@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 
@@ -161,7 +160,7 @@ func TestOptionalInterfaces(t *testing.T) {
 			}
 			if w, ok := w.(io.ReaderFrom); ok {
 				set |= 4
-				use = append(use, func() string { w.ReadFrom(strings.NewReader("x")); return "ReadFrom" })
+				use = append(use, func() string { w.ReadFrom(strings.NewReader("x")); return "Write ReadFrom" })
 			}
 			if w, ok := w.(http.Pusher); ok {
 				set |= 8
@@ -183,7 +182,7 @@ func TestOptionalInterfaces(t *testing.T) {
 					return
 				}
 				session.FromContext(r.Context()).Set("k", 1)
-				if want := use[i](); !slices.Equal(base.calls, []string{want}) {
+				if want := use[i](); strings.Join(base.calls, " ") != want {
 					t.Errorf("set %d: %s led to %q", set, want, base.calls)
 				}
 			})).ServeHTTP(original, httptest.NewRequest(http.MethodGet, "/", nil))
