@@ -33,7 +33,7 @@ func (s *Session) load() {
 	ctx := newStoreContext(s.origin.context(), &s.m.storeLimit)
 	defer ctx.cancel()
 	ended := false
-	for n := 0; s.origin.candidate(&n, &s.link); {
+	for pos := (cookiePos{}); s.origin.candidate(&pos, &s.link); {
 		s.link.id = s.link.token.id()
 		s.todo = 0
 		var found decoded
@@ -57,7 +57,11 @@ func (s *Session) load() {
 		s.stale = true
 		ended = ended || found.kind == kindRetired
 		s.replaced = s.replaced || found.regenerated
-		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id})
+		reason := "expired, or ended before" // or the store has lost it
+		if found.kind == kindRetired {
+			reason = "ended"
+		}
+		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id, Reason: reason})
 	}
 	s.todo = 0
 	s.state = fresh

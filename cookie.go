@@ -49,7 +49,10 @@ const (
 	maxAttribute = 1024
 	// maxCookieAge is the longest life that user agents grant a cookie (RFC 6265bis section 5.5).
 	maxCookieAge = 400 * 24 * time.Hour
-	// maxCandidates bounds how many cookies of the session's name are looked at in one request.
+	// maxCookies bounds how many cookies of the session's name are checked in one request: browsers keep less than 200 for
+	// a site, so that no others can push the genuine one out of sight.
+	maxCookies = 200
+	// maxCandidates bounds how many genuine ones are looked for in the store.
 	maxCandidates = 8
 	// minSecret is the least length of a secret in bytes: that of the MAC's output (RFC 2104 section 3).
 	minSecret = 32
@@ -133,31 +136,47 @@ func (s *signer) verify(value string, l *link) bool {
 	return false
 }
 
+// refusal says why verify refuses a value.
+func (s *signer) refusal(value string) string {
+	if raw, err := cookieEncoding.DecodeString(value); err != nil || len(raw) != tokenSize+macSize {
+		return "malformed"
+	}
+	return "not signed with a known secret"
+}
+
 // successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
 // find it with the server's help, and nobody else can, not with a copy of the store either.
 func (s *signer) successor(key int, t *token, nonce []byte) token {
 	return s.keys[key].sum(string(t[:]), nonce)
 }
 
-// value returns the value of the n-th cookie of the name in the header's Cookie lines, from 0. It is
+// A cookiePos is how far a request's cookies have been gone through.
+type cookiePos struct {
+	lines, bytes     int // whole Cookie lines, and bytes of the next one
+	checked, genuine int // cookies of the name
+}
+
+// next returns the value of the next cookie of the name in the header's Cookie lines, and moves pos on. It is
 // http.Request.CookiesNamed without the garbage.
-func (s *signer) value(header http.Header, n int) (string, bool) {
-	for _, line := range header["Cookie"] {
-		for line != "" {
-			var part string
-			part, line, _ = strings.Cut(line, ";")
-			name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
-			if !ok || name != s.name {
-				continue
-			}
-			if n--; n >= 0 {
-				continue
-			}
-			if end := len(value) - 1; end > 0 && value[0] == '"' && value[end] == '"' {
-				value = value[1:end]
-			}
-			return value, true
+func (s *signer) next(header http.Header, pos *cookiePos) (string, bool) {
+	for lines := header["Cookie"]; pos.lines < len(lines); {
+		rest := lines[pos.lines][pos.bytes:]
+		if rest == "" {
+			pos.lines, pos.bytes = pos.lines+1, 0
+			continue
 		}
+		part, _, more := strings.Cut(rest, ";")
+		if pos.bytes += len(part); more {
+			pos.bytes++
+		}
+		name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
+		if !ok || name != s.name {
+			continue
+		}
+		if end := len(value) - 1; end > 0 && value[0] == '"' && value[end] == '"' {
+			value = value[1:end]
+		}
+		return value, true
 	}
 	return "", false
 }

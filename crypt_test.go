@@ -3,6 +3,11 @@ package session_test
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"os"
@@ -47,8 +52,8 @@ func TestEncryptAtRest(t *testing.T) {
 		// Eve can write to the store: she puts her records in place of Ann's, and Ann's in place of hers.
 		swap(t, store, annIndex, eveIndex)
 		for _, user := range []string{"topsecretuser", "eve"} {
-			if list, err := m.UserSessions(t.Context(), user); err != nil || len(list) != 0 {
-				t.Errorf("%s's sessions are %v, %v", user, list, err)
+			if list, err := m.UserSessions(t.Context(), user); err == nil {
+				t.Errorf("%s's sessions are %v", user, list)
 			}
 		}
 		swap(t, store, annID, eveID)
@@ -62,12 +67,68 @@ func TestEncryptAtRest(t *testing.T) {
 	})
 }
 
-// swap has two records change places.
+// What EncryptAtRest promises, computed anew: the key is HKDF-SHA256 of the token in the cookie, and the ID and the head
+// of the record are authenticated with the payload.
+func TestEncryptAtRestKey(t *testing.T) {
+	store := session.NewMemoryStore()
+	v := newVisitor(t, store, &session.Options{EncryptAtRest: true})
+	v.visit(func(s *session.Session) { s.Set("k", "topsecretvalue") })
+	id := v.id()
+	rec, err := store.Load(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(v.cookie.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := raw[:32]
+	if sha256.Sum256(token) != id {
+		t.Fatal("the ID is not the token's hash")
+	}
+	const head = 10 // checksum, format, kind
+	open := func(ikm, additional []byte) ([]byte, error) {
+		key, err := hkdf.Key(sha256.New, ikm, nil, "session: record at rest, AES-256-GCM", 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		aead, err := cipher.NewGCMWithRandomNonce(block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return aead.Open(nil, nil, rec.Data[head:], additional)
+	}
+	additional := append(id[:], rec.Data[8:head]...)
+	if payload, err := open(token, additional); err != nil || !bytes.Contains(payload, []byte("topsecretvalue")) {
+		t.Errorf("with the token: %q, %v", payload, err)
+	}
+	for name, ikm := range map[string][]byte{"the ID": id[:], "the secret": bytes.Repeat([]byte("s"), 32), "the cookie": raw} {
+		if _, err := open(ikm, additional); err == nil {
+			t.Errorf("with %s: decrypted", name)
+		}
+	}
+}
+
+// Where records are to be encrypted, an index that is not is not believed.
+func TestPlainIndexWhereEncrypted(t *testing.T) {
+	store := session.NewMemoryStore()
+	newPlain(t, store, nil).login()
+	m := newManager(t, store, &session.Options{EncryptAtRest: true, Logger: slog.New(slog.DiscardHandler)})
+	if list, err := m.UserSessions(t.Context(), "ann"); err == nil {
+		t.Errorf("the sessions are %v", list)
+	}
+}
+
+// swap has two records change places, with the checksums that they need there.
 func swap(t *testing.T, store session.Store, a, b session.ID) {
 	t.Helper()
 	recA, err1 := store.Load(t.Context(), a)
 	recB, err2 := store.Load(t.Context(), b)
-	recA.Data, recB.Data = recB.Data, recA.Data
+	recA.Data, recB.Data = forge(a, recB.Data), forge(b, recA.Data)
 	if err := errors.Join(err1, err2, store.Save(t.Context(), a, recA), store.Save(t.Context(), b, recB)); err != nil {
 		t.Fatal(err)
 	}

@@ -212,3 +212,106 @@ type discard struct{}
 func (discard) Header() http.Header         { return http.Header{} }
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (discard) WriteHeader(int)             {}
+
+// What an event says beside its kind.
+func TestEventDetails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			Observer: seen.observe, SweepInterval: session.Never, MaxSessionsPerUser: 1, Logger: slog.New(slog.DiscardHandler),
+		})
+		want := func(events ...session.Event) {
+			t.Helper()
+			if !slices.Equal(seen.seen, events) {
+				t.Errorf("the events are\n%v, want\n%v", seen.seen, events)
+			}
+			seen.seen = nil
+		}
+		v.login()
+		first := v.id()
+		want(session.Event{Kind: session.EventCreated, ID: first})
+		other := v.clone()
+		other.cookie = nil
+		other.login()
+		second := other.id()
+		want(session.Event{Kind: session.EventEnded, ID: first, Reason: "too many sessions of the user"},
+			session.Event{Kind: session.EventCreated, ID: second})
+		v.visit(func(s *session.Session) { s.Has("k") })
+		want(session.Event{Kind: session.EventUnknown, ID: first, Reason: "ended"})
+		time.Sleep(5 * time.Minute)
+		v.visit(func(s *session.Session) { s.Has("k") })
+		want(session.Event{Kind: session.EventUnknown, ID: first, Reason: "expired, or ended before"})
+
+		// However many IDs were announced, one session ends once.
+		parallel := []*visitor{other.clone(), other.clone(), other.clone()}
+		var all sync.WaitGroup
+		for _, c := range parallel {
+			all.Go(func() { c.visit(func(s *session.Session) { s.Has("k") }) })
+		}
+		all.Wait()
+		third := parallel[0].id()
+		seen.seen = nil
+		if n, err := v.m.EndUserSessions(t.Context(), "ann"); n != 1 || err != nil {
+			t.Errorf("ended %d, %v", n, err)
+		}
+		want(session.Event{Kind: session.EventEnded, ID: third, Reason: "ended by the user or the application"})
+
+		for value, reason := range map[string]string{
+			"x":                             "malformed",
+			strings.Repeat("A", 85) + "B":   "malformed", // not canonical
+			strings.Repeat("A", 86):         "not signed with a known secret",
+			strings.Repeat("A", 85) + "=":   "malformed",
+			strings.Repeat("A", 86) + "AAA": "malformed",
+		} {
+			v.cookie.Value = value
+			v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+				if v.m.HasCookie(r) {
+					t.Errorf("%q passes", value)
+				}
+				session.FromContext(r.Context()).Has("k")
+			})
+			want(session.Event{Kind: session.EventCookieRefused, Reason: reason})
+		}
+	})
+}
+
+// Damage is logged without an observer, too.
+func TestDamageIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	store := session.NewMemoryStore()
+	v := newVisitor(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	v.visit(func(s *session.Session) { s.Set("k", 1) })
+	id := v.id()
+	rec, err := store.Load(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Data = []byte("garbage")
+	if err := store.Save(t.Context(), id, rec); err != nil {
+		t.Fatal(err)
+	}
+	v.visit(func(s *session.Session) { s.Has("k") })
+	if got := log.String(); !strings.Contains(got, "damaged") || !strings.Contains(got, id.String()) {
+		t.Errorf("the log is %q", got)
+	}
+}
+
+// A store that is down for a while is swept when it is back.
+func TestSweepGoesOnAfterFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		store := &failingSweeper{MemoryStore: session.NewMemoryStore()}
+		m := newManager(t, store, &session.Options{Observer: seen.observe, Logger: slog.New(slog.DiscardHandler)})
+		time.Sleep(time.Hour)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if n := seen.ops["sweep"]; n < 10 {
+			t.Errorf("%d sweeps in an hour", n)
+		}
+	})
+}
+
+type failingSweeper struct{ *session.MemoryStore }
+
+func (failingSweeper) DeleteExpired(context.Context, int) (int, error) { return 0, errDown }

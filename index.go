@@ -52,7 +52,7 @@ func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...I
 	}
 	ctx = uncached(ctx)
 	now := time.Now().UnixMilli()
-	return m.updateIndex(ctx, string(c.user), func(ix *index) error {
+	return m.updateIndex(ctx, string(c.user), "too many sessions of the user", func(ix *index) error {
 		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage })
 		isNew := i < 0
 		if isNew && !login {
@@ -167,7 +167,7 @@ func (m *Manager) forget(ctx context.Context, c *content) {
 	if len(c.user) == 0 {
 		return
 	}
-	err := m.updateIndex(ctx, string(c.user), func(ix *index) error {
+	err := m.updateIndex(ctx, string(c.user), endedOnDemand, func(ix *index) error {
 		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage && !e.ending })
 		return nil
 	})
@@ -213,11 +213,14 @@ func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (_ ID, _ Record
 	return ID{}, Record{}, ended, nil
 }
 
+// endedOnDemand is the reason of an EventEnded.
+const endedOnDemand = "ended by the user or the application"
+
 // endEntry ends whatever the entry's IDs lead to, or may yet come to lead to.
-func (m *Manager) endEntry(ctx context.Context, e *indexEntry) error {
+func (m *Manager) endEntry(ctx context.Context, e *indexEntry, reason string) error {
 	now := time.Now().UnixMilli()
 	for _, have := range e.ids {
-		if err := m.endID(ctx, have.id, now-have.since <= m.rememberFor().Milliseconds()); err != nil {
+		if err := m.endID(ctx, have.id, reason, now-have.since <= m.rememberFor().Milliseconds()); err != nil {
 			return err
 		}
 	}
@@ -226,7 +229,8 @@ func (m *Manager) endEntry(ctx context.Context, e *indexEntry) error {
 
 // endID retires the live record that an ID leads to. If announced is set, or a sealed record leads to it, an ID
 // with no record is retired too, so that none can be created there.
-func (m *Manager) endID(ctx context.Context, id ID, announced bool) error {
+func (m *Manager) endID(ctx context.Context, id ID, reason string, announced bool) error {
+	sealed := false // what led here is
 	for try := 1; try <= maxTries; try++ {
 		rec, err := m.load(ctx, id)
 		l := link{id: id, version: rec.Version, cas: rec.cas, expires: rec.Expires, data: rec.Data}
@@ -243,13 +247,15 @@ func (m *Manager) endID(ctx context.Context, id ID, announced bool) error {
 				return nil
 			}
 			if d.kind == kindSealed {
-				id, announced = d.successor, true
+				id, announced, sealed = d.successor, true, true
 				continue
 			}
 		}
 		err = m.retire(ctx, &l, false)
 		if err == nil {
-			m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: "ended by the user or the application"})
+			if l.version > 0 || sealed { // else there was only an ID that may have come into use
+				m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: reason})
+			}
 			return nil
 		}
 		if !errors.Is(err, ErrConflict) {
@@ -296,7 +302,7 @@ func (m *Manager) readIndex(ctx context.Context, l *link, rec Record, err error)
 // updateIndex changes a user's index by compare-and-swap; fn may be called again. Then it ends what the index says
 // is to be ended, and has the index forget that, as far as it got. Since a user may have any number of sessions, each
 // of them has all of Options.StoreTimeout.
-func (m *Manager) updateIndex(ctx context.Context, user string, fn func(*index) error) error {
+func (m *Manager) updateIndex(ctx context.Context, user, reason string, fn func(*index) error) error {
 	ctx = uncached(ctx)
 	ix, err := m.changeIndex(ctx, user, fn)
 	if err != nil {
@@ -306,7 +312,7 @@ func (m *Manager) updateIndex(ctx context.Context, user string, fn func(*index) 
 	for i := range ix.entries {
 		if e := &ix.entries[i]; e.ending {
 			step := newStoreContext(ctx, &m.storeLimit)
-			err = m.endEntry(step, e)
+			err = m.endEntry(step, e, reason)
 			step.cancel()
 			if err != nil {
 				break

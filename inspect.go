@@ -199,7 +199,7 @@ func (m *Manager) End(parent context.Context, id ID) error {
 			return err
 		}
 	}
-	if err := m.endID(ctx, id, false); err != nil {
+	if err := m.endID(ctx, id, endedOnDemand, false); err != nil {
 		return err
 	}
 	if _, err = m.trace(ctx, id); errors.Is(err, ErrNotFound) || n > 0 && errors.Is(err, ErrGone) {

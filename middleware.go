@@ -116,24 +116,26 @@ type managerKey struct{ m *Manager }
 // HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
 // store: the session may have ended. It is there if Session.ID is not the zero ID.
 func (m *Manager) HasCookie(r *http.Request) bool {
-	var n int
+	var pos cookiePos
 	var l link
-	return m.candidate(r, &n, &l)
+	return m.candidate(r, &pos, &l, false)
 }
 
-// candidate sets l's token to that of the next of the request's cookies that passes the check, from the n-th on,
-// and moves n on. It looks at maxCandidates cookies at most.
-func (m *Manager) candidate(r *http.Request, n *int, l *link) bool {
-	for *n < maxCandidates {
-		value, ok := m.signer.value(r.Header, *n)
+// candidate sets l's token to that of the next of the request's cookies that passes the check, and moves pos on.
+func (m *Manager) candidate(r *http.Request, pos *cookiePos, l *link, observe bool) bool {
+	for pos.checked < maxCookies && pos.genuine < maxCandidates {
+		value, ok := m.signer.next(r.Header, pos)
 		if !ok {
 			return false
 		}
-		*n++
+		pos.checked++
 		if m.signer.verify(value, l) {
+			pos.genuine++
 			return true
 		}
-		m.observe(r.Context(), Event{Kind: EventCookieRefused})
+		if observe {
+			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: m.signer.refusal(value)})
+		}
 	}
 	return false
 }
@@ -200,7 +202,7 @@ func (x *exchange) String() string {
 
 func (x *exchange) context() context.Context { return x.Context }
 
-func (x *exchange) candidate(n *int, l *link) bool { return x.m.candidate(x.r, n, l) }
+func (x *exchange) candidate(pos *cookiePos, l *link) bool { return x.m.candidate(x.r, pos, l, true) }
 
 // maxUserAgent is how many bytes of a User-Agent header are kept.
 const maxUserAgent = 256

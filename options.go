@@ -21,7 +21,9 @@ const Never time.Duration = math.MinInt64
 type Options struct {
 	// PreviousSecrets are secrets that were in use before: a cookie that one of them signed is accepted, and
 	// signed with the current secret when it is next sent. To change the secret, put the new one in its place
-	// and the old one here until the sessions of its time have ended.
+	// and the old one here until the sessions of its time have ended. Where several processes are restarted one after
+	// the other, add the new one here first, in all of them, and exchange the two when that is done: a process that
+	// does not know a secret takes its cookies for forged, and the sessions for unknown.
 	PreviousSecrets [][]byte
 
 	// Cookie is the look of the session cookie.
@@ -36,17 +38,19 @@ type Options struct {
 	// RenewInterval is how long a session keeps an ID before it is given another one; 0 means 4 minutes.
 	// Never keeps it until Session.Regenerate.
 	RenewInterval time.Duration
-	// RenewGrace is how long an ID that was renewed still leads to the session, for requests that were sent
-	// before their client knew the next one; and how long an ID that was ended is told from one that is
-	// unknown. 0 means 30 seconds.
+	// RenewGrace is how long an ID that was renewed still leads to the session, over 64 further renewals at most, for
+	// requests that were sent before their client knew the next one; and how long an ID that was ended is told from one
+	// that is unknown. 0 means 30 seconds. A client that did not get the response that renewed its ID loses the session
+	// if it does not come back within that time.
 	RenewGrace time.Duration
 	// TouchInterval is how old the recorded time of the last use has to be before a request that changes
 	// nothing records a new one; 0 means a tenth of the session's idle timeout. It must be shorter than IdleTimeout;
 	// for a session whose own idle timeout is not longer, a tenth of that applies.
 	TouchInterval time.Duration
 
-	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds. The store's context may
-	// end up to a 64th of it earlier.
+	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds. What looks at all
+	// sessions of a user, or ends them, such as a login beyond MaxSessionsPerUser, has as much for each of them. The
+	// store's context may end up to a 64th of it earlier.
 	StoreTimeout time.Duration
 	// MaxSize is the size in bytes that a session's record must not exceed; 0 means 1 MiB. Beside the values and
 	// their keys, a record holds less than 600 bytes of its own. It also bounds the list of a user's sessions, to

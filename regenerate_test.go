@@ -1,7 +1,11 @@
 package session_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -471,4 +475,34 @@ func TestLongLivedHandlerFollowsRenewals(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Only who has the old token, and the server's secret, can tell the successor's.
+func TestSuccessorToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never})
+		token := func() []byte {
+			raw, err := base64.RawURLEncoding.DecodeString(v.cookie.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return raw[:32]
+		}
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		old, id := token(), v.id()
+		time.Sleep(5 * time.Minute)
+		v.visit(func(s *session.Session) { s.Has("k") })
+		rec, err := store.Load(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce := rec.Data[10:18] // behind checksum, format and kind
+		mac := hmac.New(sha256.New, bytes.Repeat([]byte("s"), 32))
+		mac.Write(old)
+		mac.Write(nonce)
+		if next := token(); !bytes.Equal(next, mac.Sum(nil)) {
+			t.Errorf("the successor's token is not HMAC-SHA256(secret, old token ‖ nonce)")
+		}
+	})
 }

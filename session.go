@@ -48,9 +48,9 @@ type Session struct {
 
 // origin is what a session wants to know of the request that it belongs to.
 type origin interface {
-	// candidate sets l's token to that of the next of the request's cookies that passes the check, from the
-	// n-th on, and reports whether there was one.
-	candidate(n *int, l *link) bool
+	// candidate sets l's token to that of the next of the request's cookies that passes the check, moves pos on, and
+	// reports whether there was one.
+	candidate(pos *cookiePos, l *link) bool
 	// client returns the address and the User-Agent that the request came from.
 	client() (addr, agent string)
 	// binding returns the hash of what Options.Bind computes for the request, nil without one.

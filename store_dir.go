@@ -30,11 +30,13 @@ import (
 //
 // The file's modification time is the record's expiry, cut to what the file system can store, and at most the
 // year 2242. A file that was damaged or put there by somebody else counts as absent, and so does anything else
-// under a record's name; a symbolic link is replaced and removed, and never followed.
+// under a record's name; a symbolic link is replaced and removed, and never followed. A directory with something in it
+// stays, and makes Save and Delete of that record fail.
 //
 // Writers of a record exclude each other with one of 256 lock files, in the subdirectory .locks. The operating
 // system releases the lock of a process that ends. Where it has no working file locks, as in some network file
-// systems, several processes must not share a directory.
+// systems, several processes must not share a directory. Nothing else, such as a program that removes old files, may
+// remove or replace the lock files, or the directory, while it is in use.
 //
 // It implements Toucher, Sweeper, Lister and io.Closer. Removing expired records and counting open no file, but
 // go through the whole directory.
@@ -60,8 +62,8 @@ type DirOptions struct {
 }
 
 // NewDirStore opens the directory at path, and creates it with mode 0700 if it is missing, with its parents. A
-// nil opts stands for the zero DirOptions. A directory that its group or others may write to is refused. Close
-// closes it.
+// nil opts stands for the zero DirOptions. A directory that its group or others may write to is refused; those above it
+// are the caller's to look after. Close closes it.
 func NewDirStore(path string, opts *DirOptions) (*DirStore, error) {
 	if opts == nil {
 		opts = new(DirOptions)
@@ -264,6 +266,10 @@ func (s *DirStore) open(path string) (err error) {
 	if err = os.MkdirAll(s.path, 0o700); err != nil {
 		return err
 	}
+	// The lock files are opened by path, and have to be those of the directory that is opened here.
+	if s.path, err = filepath.EvalSymlinks(s.path); err != nil {
+		return err
+	}
 	if s.root, err = os.OpenRoot(s.path); err != nil {
 		return err
 	}
@@ -301,12 +307,31 @@ func (s *DirStore) locked(ctx context.Context, id ID, fn func() error) error {
 	if s.closed.Load() {
 		return fs.ErrClosed
 	}
-	lock := flock.New(filepath.Join(s.path, locksDir, fmt.Sprintf("%02x", id[0])))
-	if _, err := lock.TryLockContext(ctx, time.Millisecond); err != nil {
+	lock, err := s.lock(ctx, filepath.Join(locksDir, fmt.Sprintf("%02x", id[0])))
+	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
 	return fn()
+}
+
+// lock locks a file of the directory.
+func (s *DirStore) lock(ctx context.Context, name string) (*flock.Flock, error) {
+	const tries = 10
+	for range tries {
+		lock := flock.New(filepath.Join(s.path, name))
+		if _, err := lock.TryLockContext(ctx, time.Millisecond); err != nil {
+			return nil, err
+		}
+		// Somebody may have removed it meanwhile, or put another directory in the place of this one.
+		held, err1 := lock.Stat()
+		there, err2 := s.root.Stat(name)
+		if err1 == nil && err2 == nil && os.SameFile(held, there) {
+			return lock, nil
+		}
+		lock.Unlock()
+	}
+	return nil, fmt.Errorf("%q is not the one in the directory that was opened", filepath.Join(s.path, name))
 }
 
 // wrap says in which store err happened, except where a caller expects err as it is.

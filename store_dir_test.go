@@ -517,3 +517,47 @@ func TestDirStoreAfterClose(t *testing.T) {
 	store := newDirStore(t, filepath.Join(t.TempDir(), "sessions"))
 	checkClosed(t, store, store.Close)
 }
+
+// Writers exclude each other by the lock files of the directory that they write to, whatever happens to its name.
+func TestDirStoreLocksItsOwnDirectory(t *testing.T) {
+	top := t.TempDir()
+	path := func(name string) string { return filepath.Join(top, name) }
+	open := func(name string) *session.DirStore {
+		t.Helper()
+		store, err := session.NewDirStore(path(name), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { store.Close() })
+		return store
+	}
+	for _, name := range []string{"one", "two"} {
+		open(name)
+	}
+	if err := os.Symlink("one", path("current")); err != nil {
+		t.Skip(err) // Windows asks for a privilege
+	}
+	linked := open("current")
+	if err := errors.Join(os.Remove(path("current")), os.Symlink("two", path("current"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := linked.Save(t.Context(), session.ID{1}, session.Record{}); err != nil {
+		t.Error(err)
+	}
+	for name, want := range map[string]bool{"one": true, "two": false} {
+		_, err := os.Stat(filepath.Join(path(name), ".locks", "01"))
+		if got := err == nil; got != want {
+			t.Errorf("there is a lock file in %s: %v", name, got)
+		}
+	}
+	// Another directory in its place has other lock files.
+	if err := errors.Join(os.Rename(path("one"), path("old")), os.Rename(path("two"), path("one"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := linked.Save(t.Context(), session.ID{1}, session.Record{Version: 1}); err == nil || errors.Is(err, session.ErrConflict) {
+		t.Errorf("Save in a directory that was replaced: %v", err)
+	}
+	if rec, err := linked.Load(t.Context(), session.ID{1}); err != nil || rec.Version != 1 {
+		t.Errorf("Load: %+v, %v", rec, err)
+	}
+}

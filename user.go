@@ -179,7 +179,7 @@ func (m *Manager) endSessions(parent context.Context, user string, match func(*i
 	ctx := newStoreContext(parent, &m.storeLimit)
 	defer ctx.cancel()
 	n := 0
-	err := m.updateIndex(ctx, user, func(ix *index) error {
+	err := m.updateIndex(ctx, user, endedOnDemand, func(ix *index) error {
 		if ix.damaged {
 			return errIndexDamaged
 		}
