@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -153,6 +154,7 @@ type exchange struct {
 
 	mu       sync.Mutex
 	cookie   *http.Cookie // what the final header is to set; nil: nothing
+	others   []string     // names of the cookies that managers within have set
 	failed   error        // the error handler answered instead
 	answered bool         // and has returned
 	sent     bool         // the final header has left, or is about to
@@ -169,6 +171,8 @@ func (x *exchange) Value(key any) any {
 		if key.m == x.m {
 			return x.open()
 		}
+	case exchangeKey:
+		return x
 	}
 	return x.Context.Value(key)
 }
@@ -289,9 +293,7 @@ func (x *exchange) beginLocked() error {
 	used, x.failed = x.commitLocked(x.Context)
 	x.sent = true
 	if x.failed != nil {
-		header := x.w.Header()
-		clear(header)
-		maps.Copy(header, x.before)
+		x.dropHeader()
 	}
 	if x.cookie != nil {
 		x.setCookie()
@@ -306,6 +308,38 @@ func (x *exchange) beginLocked() error {
 	}
 	return x.failed
 }
+
+// dropHeader removes what the handler did to the header, but for the cookies of other managers: what they lead to has
+// been saved, and their old ones may lead nowhere. x.mu is held.
+func (x *exchange) dropHeader() {
+	header := x.w.Header()
+	lines := header["Set-Cookie"]
+	clear(header)
+	maps.Copy(header, x.before)
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line, "=")
+		if slices.Contains(x.others, name) && !slices.Contains(header["Set-Cookie"], line) {
+			header["Set-Cookie"] = append(header["Set-Cookie"], line)
+		}
+	}
+}
+
+// within takes note of the cookie that a manager within has set. It is not called with x.mu held, but with that one's.
+func (x *exchange) within(name string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.others = append(x.others, name)
+	x.tellOuter(name)
+}
+
+// tellOuter tells the manager around this one, if there is one, of a cookie.
+func (x *exchange) tellOuter(name string) {
+	if outer, ok := x.Context.Value(exchangeKey{}).(*exchange); ok {
+		outer.within(name)
+	}
+}
+
+type exchangeKey struct{}
 
 // goBack takes back a begin after which nothing has left: the response cannot do what the handler tried.
 func (x *exchange) goBack() {

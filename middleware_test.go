@@ -416,6 +416,40 @@ func TestTwoManagers(t *testing.T) {
 }
 
 // Without the middleware there is no session, and the panic says what to do.
+// A manager that fails drops what the handler did to the header, but not the cookie of one within, whose session has a
+// new ID.
+func TestFailureAroundAnotherManager(t *testing.T) {
+	store := &failing{Store: session.NewMemoryStore()}
+	opts := func(name string) *session.Options {
+		return &session.Options{Cookie: session.Cookie{Name: name}, Logger: quiet}
+	}
+	outer, middle, inner := newManager(t, store, opts("outer")), newManager(t, session.NewMemoryStore(), opts("middle")),
+		newManager(t, session.NewMemoryStore(), opts("inner"))
+	h := outer.Handler(middle.Handler(inner.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range []*session.Manager{outer, middle, inner} {
+			s := m.FromContext(r.Context())
+			s.Set("k", 1)
+			s.Regenerate()
+		}
+		http.SetCookie(w, &http.Cookie{Name: "other", Value: "1"})
+	}))))
+	store.save = errDown
+	res := serve(h)
+	wantStatus(t, res, http.StatusServiceUnavailable)
+	for name, want := range map[string]bool{"outer": false, "middle": true, "inner": true, "other": false} {
+		line := setCookie(t, res.Header, name)
+		if got := line != ""; got != want {
+			t.Errorf("the cookie %s is set: %v", name, got)
+		}
+		if want && !strings.Contains(line, "HttpOnly") {
+			t.Errorf("the cookie is %q", line)
+		}
+	}
+	if len(res.Header["Set-Cookie"]) != 2 {
+		t.Errorf("cookies: %q", res.Header["Set-Cookie"])
+	}
+}
+
 func TestFromContextWithoutHandler(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
 	other := newManager(t, session.NewMemoryStore(), nil)

@@ -128,6 +128,7 @@ func (x *exchange) endOld(ctx context.Context) error {
 // setCookie puts x.cookie into the header. Whichever it is, it takes the place of the old system's.
 func (x *exchange) setCookie() {
 	x.m.cookie.set(x.w.Header(), x.cookie)
+	x.tellOuter(x.cookie.Name)
 	if x.oldCookie() != "" {
 		old := &x.m.migration.Cookie
 		Cookie{Name: old.Name}.set(x.w.Header(), old)

@@ -397,7 +397,8 @@ const (
 )
 
 // SetPersistent chooses for this session whether its cookie survives the end of the browser ("remember me"),
-// whatever Cookie.Persistent says.
+// whatever Cookie.Persistent says. Once the response's header has left, that waits for the next cookie, with the next
+// renewal at the latest.
 func (s *Session) SetPersistent(on bool) {
 	choice := notPersistent
 	if on {

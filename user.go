@@ -12,8 +12,8 @@ import (
 // SetUser says who is logged in, to be called once the password, or whatever proves it, was checked. It gives the
 // session a new ID, as Regenerate does, begins its absolute timeout anew, and makes it one of the user's sessions,
 // see Manager.UserSessions. Who logs in again, for something sensitive, keeps the place among them. The user is any
-// string that names one in the application, best an ID that never changes; empty means nobody, and makes the
-// session one of nobody's.
+// string that names one in the application, best an ID that never changes; empty means nobody, makes the session one
+// of nobody's, and leaves the absolute timeout as it is.
 func (s *Session) SetUser(user string) {
 	now := time.Now().UnixMilli()
 	var lineage [16]byte
@@ -25,9 +25,9 @@ func (s *Session) SetUser(user string) {
 		if string(c.user) != user {
 			c.lineage = lineage
 		}
-		c.user, c.authenticated, c.created = []byte(user), now, now
-		if user == "" {
-			c.authenticated = 0
+		c.user, c.authenticated = []byte(user), 0
+		if user != "" {
+			c.authenticated, c.created = now, now
 		}
 	}})
 	if s.state == live || s.state == gone {

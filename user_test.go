@@ -58,8 +58,8 @@ func TestSetUser(t *testing.T) {
 		})
 		v.visit(func(s *session.Session) { s.SetUser("") })
 		v.visit(func(s *session.Session) {
-			if s.User() != "" || !s.AuthenticatedAt().IsZero() || !s.Has("cart") {
-				t.Errorf("after SetUser(\"\"): %q, %v", s.User(), s.AuthenticatedAt())
+			if s.User() != "" || !s.AuthenticatedAt().IsZero() || !s.Has("cart") || !s.Created().Equal(loginAt) {
+				t.Errorf("after SetUser(\"\"): %q, %v, created %v", s.User(), s.AuthenticatedAt(), s.Created())
 			}
 		})
 		if list := userSessions(t, v.m); len(list) != 0 {
