@@ -122,7 +122,7 @@ func (r readerFrom) ReadFrom(src io.Reader) (n int64, err error) {
 		} else if err != nil {
 			return 0, err
 		}
-		written, err := response{r.x}.Write(first[:length])
+		written, err := response(r).Write(first[:length])
 		if n = int64(written); err != nil {
 			return n, err
 		}
