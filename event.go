@@ -39,8 +39,8 @@ const (
 	EventRenewed       EventKind = "renewed"          // its ID was changed periodically
 	EventRegenerated   EventKind = "regenerated"      // its ID was changed on demand
 	EventEnded         EventKind = "ended"            // it was destroyed, see Reason
-	EventUnknown       EventKind = "unknown"          // a genuine cookie leads to no live session: it expired or was ended
-	EventCookieRefused EventKind = "cookie refused"   // a cookie failed the check
+	EventUnknown       EventKind = "unknown"          // a genuine cookie leads to no live session, see Reason
+	EventCookieRefused EventKind = "cookie refused"   // a cookie failed the check, see Reason
 	EventBinding       EventKind = "binding mismatch" // a session was not given out, the request is not like its owner's
 	EventStaleWrite    EventKind = "stale write"      // a change was refused, the session had ended meanwhile
 	EventConflict      EventKind = "conflict"         // a save had to be repeated, see Count

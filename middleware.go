@@ -115,7 +115,8 @@ func (m *Manager) lookup(ctx context.Context) *Session {
 type managerKey struct{ m *Manager }
 
 // HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
-// store: the session may have ended. It is there if Session.ID is not the zero ID.
+// store: the session may have ended. It is there if Session.ID is not the zero ID. A cookie that is refused is no Event
+// here, but when the session is loaded.
 func (m *Manager) HasCookie(r *http.Request) bool {
 	var pos cookiePos
 	var l link

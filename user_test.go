@@ -692,3 +692,45 @@ func TestEndOtherSessionsWhileStoreIsDown(t *testing.T) {
 		}
 	})
 }
+
+// A session that is to end, though the store failed before it could, comes under no new ID.
+func TestSessionThatIsToEnd(t *testing.T) {
+	for name, do := range map[string]func(*session.Session){
+		"renewal":      func(s *session.Session) { s.Has("k") },
+		"regeneration": func(s *session.Session) { s.Regenerate() },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := session.NewMemoryStore()
+			v := newVisitor(t, store, &session.Options{SweepInterval: session.Never}).login()
+			interrupted := newManager(t, &lateFailing{store, 1}, &session.Options{Logger: quiet, SweepInterval: session.Never})
+			if _, err := interrupted.EndUserSessions(t.Context(), "ann"); err == nil {
+				t.Fatal("the store did not fail")
+			}
+			before := v.clone()
+			time.Sleep(5 * time.Minute)
+			if v.visit(do); v.cookie != nil && v.cookie.Value != before.cookie.Value || v.alive() || before.alive() {
+				t.Errorf("%s: the session lives on", name)
+			}
+		})
+	}
+}
+
+// The list of a user's sessions stays for as long as one of them can, whatever the use that keeps it alive.
+func TestIndexOutlivesItsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			RenewInterval: session.Never, AbsoluteTimeout: 3 * time.Hour, SweepInterval: session.Never,
+		})
+		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
+			r.Header.Set("User-Agent", "test/1")
+			session.FromContext(r.Context()).SetUser("ann")
+		})
+		for range 17 { // 170 minutes
+			time.Sleep(10 * time.Minute)
+			v.visit(func(s *session.Session) { s.Has("k") })
+			if list := userSessions(t, v.m); len(list) != 1 || list[0].UserAgent != "test/1" {
+				t.Fatalf("the list is %+v", list)
+			}
+		}
+	})
+}
