@@ -24,7 +24,7 @@ test: install check
 
 $(TESTS): test@%:
 	@echo "== go test -race ./... in $*"
-	@cd $* && SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=$(ROUNDS) go test -race -timeout 30m ./...
+	@cd $* && SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=$(ROUNDS) go test -race -timeout 60m ./...
 
 encrypted: install
 	@echo "== the core once more, with EncryptAtRest"

@@ -843,7 +843,7 @@ func TestStoreTimeoutShared(t *testing.T) {
 // Once the deadline is over, so is the context, even if its timer is late.
 func TestStoreContextErr(t *testing.T) {
 	store := &waiting{Store: session.NewMemoryStore()}
-	m := newManager(t, store, &session.Options{SweepInterval: session.Never, StoreTimeout: 10 * time.Millisecond})
+	m := newManager(t, store, &session.Options{SweepInterval: session.Never, StoreTimeout: 10 * time.Millisecond, Logger: quiet})
 	value, _ := begin(t, m)
 	for range 20 {
 		store.wait = func(ctx context.Context) error {
