@@ -88,6 +88,27 @@ func (s *Session) change(ch change) {
 		ch = change{kind: changeSet, key: ch.key, data: data, vain: ch.vain}
 	}
 	s.note(ch)
+	if ch.vain {
+		s.forgetVain()
+	}
+}
+
+// maxVain bounds how many changes are kept that made no difference: a handler may make them in an endless loop.
+const maxVain = 32
+
+// forgetVain drops the oldest of them, if there are too many.
+func (s *Session) forgetVain() {
+	oldest, n := -1, 0
+	for i := range s.changes {
+		if s.changes[i].vain {
+			if n++; oldest < 0 {
+				oldest = i
+			}
+		}
+	}
+	if n > maxVain {
+		s.changes = slices.Delete(s.changes, oldest, oldest+1)
+	}
 }
 
 // note adds ch to the list of changes, and drops those from it that no longer matter.

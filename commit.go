@@ -257,7 +257,9 @@ func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) erro
 		}
 		// A cookie is to be sent, and nothing was written: make sure that it is not that of a session that
 		// ended meanwhile, or it might take the place of a newer one.
-		return s.reload(ctx)
+		if err := s.reload(ctx); err != nil || s.state != live || !s.changed() {
+			return err
+		}
 	}
 	if late && s.todo&regenerate != 0 {
 		return ErrHeaderSent

@@ -62,8 +62,7 @@ func (c *storeContext) Err() error {
 // Value also looks where Done looks: package context recognizes its own contexts by a value. The session is not to be
 // had: it waits for this very step, and so would a store or a logger that asks it for the user's name.
 func (c *storeContext) Value(key any) any {
-	switch key.(type) {
-	case contextKey, managerKey:
+	if leadsToSession(key) {
 		return nil
 	}
 	if clock := c.clock.Load(); clock != nil {
@@ -72,6 +71,24 @@ func (c *storeContext) Value(key any) any {
 		}
 	}
 	return context.WithoutCancel(c.parent).Value(key)
+}
+
+func leadsToSession(key any) bool {
+	switch key.(type) {
+	case contextKey, managerKey, exchangeKey:
+		return true
+	}
+	return false
+}
+
+// A sessionless context is its Context without the session, for the same reason.
+type sessionless struct{ context.Context }
+
+func (c sessionless) Value(key any) any {
+	if leadsToSession(key) {
+		return nil
+	}
+	return c.Context.Value(key)
 }
 
 // cancel ends the step. What is shared goes on.

@@ -267,6 +267,11 @@ func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
 func (c Cookie) set(header http.Header, cookie *http.Cookie) {
 	c.unset(header)
 	header["Set-Cookie"] = append(header["Set-Cookie"], cookie.String())
+	notShared(header)
+}
+
+// notShared keeps a response out of shared caches.
+func notShared(header http.Header) {
 	for _, name := range [...]string{"Cache-Control", "Cdn-Cache-Control", "Surrogate-Control"} {
 		if lines, ok := header[name]; ok || name == "Cache-Control" {
 			header[name] = []string{private(lines)}

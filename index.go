@@ -353,11 +353,8 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 		if slices.Equal(before, ix.encode()) {
 			return ix, nil
 		}
-		if ctx.Err() != nil { // fn had much to look at
-			step := newStoreContext(ctx, &m.storeLimit)
-			defer step.cancel()
-			ctx = step
-		}
+		ctx, done := m.inTime(ctx)
+		defer done()
 		err = m.saveIndex(ctx, &l, &ix)
 		if _, ok := errors.AsType[*conflictError](err); !ok {
 			return ix, err
@@ -367,6 +364,15 @@ func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) 
 		}
 		l, ix, err = m.loadIndex(ctx, user) // what was found before the pause is history
 	}
+}
+
+// inTime returns a context for what follows a look at the sessions of a user, which may have taken all of ctx's time.
+func (m *Manager) inTime(ctx context.Context) (context.Context, func()) {
+	if ctx.Err() == nil {
+		return ctx, func() {}
+	}
+	step := newStoreContext(ctx, &m.storeLimit)
+	return step, step.cancel
 }
 
 // saveIndex stores the index. Its record outlives every session that it names, and late writes to it.

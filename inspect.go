@@ -199,10 +199,12 @@ func (m *Manager) End(parent context.Context, id ID) error {
 			return err
 		}
 	}
-	if err := m.endID(ctx, id, endedOnDemand, false); err != nil {
+	again := newStoreContext(parent, &m.storeLimit)
+	defer again.cancel()
+	if err := m.endID(again, id, endedOnDemand, false); err != nil {
 		return err
 	}
-	if _, err = m.trace(ctx, id); errors.Is(err, ErrNotFound) || n > 0 && errors.Is(err, ErrGone) {
+	if _, err = m.trace(again, id); errors.Is(err, ErrNotFound) || n > 0 && errors.Is(err, ErrGone) {
 		return nil
 	}
 	return err

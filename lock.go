@@ -179,7 +179,7 @@ func lockError(wait context.Context, err error) error {
 func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(wait), h.m.lockWait+h.m.storeLimit.timeout)
 	defer cancel()
-	ctx := uncached(limited)
+	ctx := uncached(sessionless{limited})
 	rec, err := h.m.load(ctx, h.link.id)
 	for try := 1; ; try++ {
 		var holder []byte

@@ -321,6 +321,7 @@ func (x *exchange) dropHeader() {
 		name, _, _ := strings.Cut(line, "=")
 		if slices.Contains(x.others, name) && !slices.Contains(header["Set-Cookie"], line) {
 			header["Set-Cookie"] = append(header["Set-Cookie"], line)
+			notShared(header)
 		}
 	}
 }
@@ -342,7 +343,7 @@ func (x *exchange) tellOuter(name string) {
 
 type exchangeKey struct{}
 
-// goBack takes back a begin after which nothing has left: the response cannot do what the handler tried.
+// goBack takes back the first begin, after which nothing has left: the response cannot do what the handler tried.
 func (x *exchange) goBack() {
 	x.mu.Lock()
 	defer x.mu.Unlock()

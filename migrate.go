@@ -132,6 +132,7 @@ func (x *exchange) setCookie() {
 	if x.oldCookie() != "" {
 		old := &x.m.migration.Cookie
 		Cookie{Name: old.Name}.set(x.w.Header(), old)
+		x.tellOuter(old.Name)
 	}
 }
 

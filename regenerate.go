@@ -172,6 +172,8 @@ func (s *Session) commitRenewal(ctx context.Context, now time.Time) error {
 	if err := m.announce(ctx, &c, false, old.id, next.id); err != nil {
 		return err
 	}
+	ctx, done := m.inTime(ctx)
+	defer done()
 	if err := m.put(ctx, &old, sealed, write); err != nil {
 		return err
 	}
@@ -225,6 +227,8 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 	if err := s.m.announce(ctx, &s.content, !sameUser, ids...); err != nil {
 		return err
 	}
+	ctx, done := s.m.inTime(ctx)
+	defer done()
 	if err := s.m.retire(ctx, &s.link, true); err != nil {
 		return err
 	}
@@ -242,6 +246,8 @@ func (s *Session) commitRegenerate(ctx context.Context, now time.Time) error {
 // dropNext removes what a regeneration that came to nothing stored. Nobody ever saw its token. s.mu is held.
 func (s *Session) dropNext(ctx context.Context) {
 	if s.next != nil && s.next.version > 0 {
+		ctx, done := s.m.inTime(ctx)
+		defer done()
 		if err := s.m.store.Delete(ctx, s.next.id); err != nil {
 			s.m.observe(ctx, Event{Kind: EventStore, Op: "delete", ID: s.next.id, Err: err})
 		}

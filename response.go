@@ -53,9 +53,10 @@ func (w response) WriteString(s string) (int, error) {
 
 // FlushError is what http.ResponseController.Flush calls.
 func (w response) FlushError() error {
+	first := !w.x.begun()
 	err := w.x.begin()
 	flushErr := http.NewResponseController(w.x.w).Flush() // what the error handler wrote as well
-	if errors.Is(flushErr, http.ErrNotSupported) {
+	if first && errors.Is(flushErr, http.ErrNotSupported) {
 		w.x.goBack()
 	}
 	return cmp.Or(err, flushErr)
@@ -99,11 +100,12 @@ func (f flusher) Flush() {
 }
 
 func (h hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	first := !h.x.begun()
 	if err := h.x.beginHijack(); err != nil {
 		return nil, nil, err
 	}
 	conn, buf, err := http.NewResponseController(h.x.w).Hijack()
-	if err != nil && !errors.Is(err, http.ErrHijacked) {
+	if first && err != nil && !errors.Is(err, http.ErrHijacked) {
 		h.x.goBack()
 	}
 	return conn, buf, err

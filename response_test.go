@@ -638,3 +638,33 @@ func TestHeaderAfterFailure(t *testing.T) {
 		t.Errorf("%s, header %v", res.Status, res.Header)
 	}
 }
+
+// A header that has left stays so, whatever the response cannot do afterwards.
+func TestResponseThatCannotAnyMore(t *testing.T) {
+	for name, try := range map[string]func(w http.ResponseWriter) error{
+		"flush": func(w http.ResponseWriter) error { return http.NewResponseController(w).Flush() },
+		"hijack": func(w http.ResponseWriter) error {
+			_, _, err := http.NewResponseController(w).Hijack()
+			return err
+		},
+	} {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		v.send(v.m, func(w http.ResponseWriter, r *http.Request) {
+			v.m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s := session.FromContext(r.Context())
+				io.WriteString(w, "hello")
+				if err := try(w); !errors.Is(err, http.ErrNotSupported) {
+					t.Errorf("%s: %v", name, err)
+				}
+				s.Regenerate()
+				if err := s.Save(r.Context()); !errors.Is(err, session.ErrHeaderSent) {
+					t.Errorf("after a %s that failed: Save: %v, want ErrHeaderSent", name, err)
+				}
+			})).ServeHTTP(struct{ http.ResponseWriter }{w}, r.WithContext(t.Context()))
+		})
+		if !v.alive() {
+			t.Errorf("%s: the client is logged out", name)
+		}
+	}
+}

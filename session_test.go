@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -878,5 +879,45 @@ func TestUpdateWhileOthersReload(t *testing.T) {
 			}
 		})
 		wg.Wait()
+	})
+}
+
+// A look at the store in the middle of a commit can show that a change makes a difference after all.
+func TestVainChangeAndLookBeforeTheHeader(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	v.visit(func(s *session.Session) { s.Set("k", 1) })
+	v.send(v.m, func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		s.SetPersistent(true)
+		if err := s.Save(r.Context()); err != nil { // there is a cookie to set
+			t.Error(err)
+		}
+		s.Set("k", 1)
+		v.clone().visit(func(s *session.Session) { s.Set("k", 2) })
+		io.WriteString(w, "hello")
+		v.clone().visit(func(other *session.Session) {
+			mine, _ := s.Get("k")
+			if stored, _ := other.Get("k"); mine != int64(1) || stored != mine {
+				t.Errorf("the handler sees %v, the store has %v, want 1", mine, stored)
+			}
+		})
+	})
+}
+
+// However many changes make no difference, few are kept.
+func TestManyVainChanges(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	v.visit(func(s *session.Session) { s.Set("k", 1) })
+	v.visit(func(s *session.Session) {
+		calls := 0
+		const many = 100_000
+		for range many {
+			session.Key[int]("k").Update(s, func(n int) int { calls++; return n })
+		}
+		calls = 0
+		v.clone().visit(func(s *session.Session) { s.Set("k", 2) })
+		if err := s.Reload(t.Context()); err != nil || calls == 0 || calls > 100 {
+			t.Errorf("a reload repeats %d of %d updates: %v", calls, many, err)
+		}
 	})
 }

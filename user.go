@@ -85,6 +85,7 @@ func (m *Manager) UserSessions(ctx context.Context, user string) ([]UserSession,
 	if err := m.settle(ctx); err != nil {
 		return nil, err
 	}
+	ctx = sessionless{ctx}
 	step, cancel := context.WithTimeout(ctx, m.storeLimit.timeout)
 	_, ix, err := m.loadIndex(step, user)
 	cancel()

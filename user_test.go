@@ -590,6 +590,19 @@ func TestEndManySessions(t *testing.T) {
 		for range many {
 			login(v.m)
 		}
+		cart := v.clone()
+		cart.visit(func(s *session.Session) { s.Set("cart", 1) })
+		if status := cart.send(limited, func(_ http.ResponseWriter, r *http.Request) {
+			session.FromContext(r.Context()).SetUser("ann")
+		}).StatusCode; status != http.StatusOK {
+			t.Errorf("the login from a session that makes room: %d", status)
+		}
+		if list := userSessions(t, v.m); len(list) != 2 {
+			t.Errorf("%d sessions, want 2", len(list))
+		}
+		for range many {
+			login(v.m)
+		}
 		opts.MaxSessionsPerUser = 0
 		m := newManager(t, slow, opts)
 		if list, err := m.UserSessions(t.Context(), "ann"); err != nil || len(list) != many+2 {
