@@ -136,8 +136,8 @@ func (s *signer) verify(value string, l *link) bool {
 	return false
 }
 
-// refusal says why verify refuses a value.
-func (s *signer) refusal(value string) string {
+// refusal says why a signer refuses a value.
+func refusal(value string) string {
 	if raw, err := cookieEncoding.DecodeString(value); err != nil || len(raw) != tokenSize+macSize {
 		return "malformed"
 	}

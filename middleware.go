@@ -136,7 +136,7 @@ func (m *Manager) candidate(r *http.Request, pos *cookiePos, l *link, observe bo
 			return true
 		}
 		if observe {
-			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: m.signer.refusal(value)})
+			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: refusal(value)})
 		}
 	}
 	return false
@@ -362,7 +362,7 @@ func (x *exchange) begun() bool {
 
 // answerError has the error handler answer. Where it writes nothing, net/http would send the 200 of a success.
 func (x *exchange) answerError() {
-	answer := &errorAnswer{ResponseWriter: x.w}
+	answer := &errorAnswer{ResponseWriter: x.w, controls: controls{x.w}}
 	x.m.errorHandler(answer, x.r, x.failed)
 	if !answer.given {
 		x.m.answerError(x.w, x.r, x.failed)
@@ -372,6 +372,7 @@ func (x *exchange) answerError() {
 // An errorAnswer is the ResponseWriter that the error handler gets.
 type errorAnswer struct {
 	http.ResponseWriter
+	controls
 	given bool // something was written, or may have been
 }
 
@@ -389,18 +390,6 @@ func (a *errorAnswer) Write(b []byte) (int, error) {
 func (a *errorAnswer) Unwrap() http.ResponseWriter {
 	a.given = true
 	return a.ResponseWriter
-}
-
-func (a *errorAnswer) SetReadDeadline(t time.Time) error {
-	return http.NewResponseController(a.ResponseWriter).SetReadDeadline(t)
-}
-
-func (a *errorAnswer) SetWriteDeadline(t time.Time) error {
-	return http.NewResponseController(a.ResponseWriter).SetWriteDeadline(t)
-}
-
-func (a *errorAnswer) EnableFullDuplex() error {
-	return http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
 }
 
 // beginHijack is begin for a handler that takes the connection.

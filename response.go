@@ -63,25 +63,29 @@ func (w response) FlushError() error {
 }
 
 // Unwrap is for http.ResponseController.
-func (w response) Unwrap() http.ResponseWriter { return guard{w, w.x} }
+func (w response) Unwrap() http.ResponseWriter { return guard{w, controls{w.x.w}, w.x} }
 
 // A guard lets an http.ResponseController have what the original, or what that wraps, has to offer, and
 // nothing that would send the header without a commit.
 type guard struct {
 	http.ResponseWriter // the response, less its optional methods
-	x                   *exchange
+	controls
+	x *exchange
 }
 
-func (g guard) SetReadDeadline(t time.Time) error {
-	return http.NewResponseController(g.x.w).SetReadDeadline(t)
+// controls are the methods for an http.ResponseController that send nothing.
+type controls struct{ original http.ResponseWriter }
+
+func (c controls) SetReadDeadline(t time.Time) error {
+	return http.NewResponseController(c.original).SetReadDeadline(t)
 }
 
-func (g guard) SetWriteDeadline(t time.Time) error {
-	return http.NewResponseController(g.x.w).SetWriteDeadline(t)
+func (c controls) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(c.original).SetWriteDeadline(t)
 }
 
-func (g guard) EnableFullDuplex() error {
-	return http.NewResponseController(g.x.w).EnableFullDuplex()
+func (c controls) EnableFullDuplex() error {
+	return http.NewResponseController(c.original).EnableFullDuplex()
 }
 
 func (g guard) Hijack() (net.Conn, *bufio.ReadWriter, error) { return hijacker{g.x}.Hijack() }
