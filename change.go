@@ -3,167 +3,188 @@ package session
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"slices"
+
+	"example.com/session/internal/codec"
 )
 
-// A change is one thing that the handler did to the content. It can be done again to another state of it.
-type change struct {
-	kind   changeKind
-	key    string
-	data   []byte                                             // changeSet
-	update func(old []byte, ok bool) (data []byte, err error) // changeUpdate
-	meta   func(*content)                                     // changeMeta; its key is a name of its own
-	vain   bool                                               // it has made no difference, and alone is not worth a save
+// Changes are what a handler did to the values since the last commit. They can be made again to another state of the
+// record, which then holds what others saved and what this request wants. The zero value is none.
+type changes struct {
+	cleared bool // the record's values no longer count
+	ops     []op // one for each key, in the order of the first change
+	byKey   map[string]int
 }
 
-type changeKind byte
+// An op is what was done to the value under one key, and what that comes to.
+type op struct {
+	key     string
+	decided bool     // whatever the record has, this is the value
+	updates []update // else what makes it of that, in order
+	data    []byte
+	ok      bool // there is a value
+	differs bool // from the record's
+}
+
+// An update makes another value of one. It does not modify old.
+type update func(old []byte, ok bool) (data []byte, err error)
 
 const (
-	changeSet changeKind = iota
-	changeDelete
-	changeUpdate
-	changeClear
-	changeMeta
+	// fewOps is up to how many keys are looked through rather than indexed.
+	fewOps = 16
+	// maxIdle bounds how many updates of a key are kept that made no difference, which a handler can make in an endless loop.
+	// They are kept since they may make one to what others save meanwhile.
+	maxIdle = 32
 )
 
-// apply makes the change to the content.
-func (ch *change) apply(c *content) error {
-	switch ch.kind {
-	case changeSet:
-		c.values.set(ch.key, ch.data)
-	case changeDelete:
-		c.values.delete(ch.key)
-	case changeClear:
-		c.values = values{}
-	case changeMeta:
-		ch.meta(c)
-	case changeUpdate:
-		old, ok := c.values.get(ch.key)
-		data, err := ch.update(old, ok)
-		if err != nil {
-			return unencodable(ch.key, err)
+// get returns the value under the key, as the changes have it.
+func (c *changes) get(base *codec.Values, key string) ([]byte, bool) {
+	if o := c.find(key); o != nil {
+		return o.data, o.ok
+	}
+	if c.cleared {
+		return nil, false
+	}
+	return base.Get(key)
+}
+
+func (c *changes) find(key string) *op {
+	if c.byKey != nil {
+		if i, ok := c.byKey[key]; ok {
+			return &c.ops[i]
 		}
-		c.values.set(ch.key, data)
+		return nil
+	}
+	for i := range c.ops {
+		if c.ops[i].key == key {
+			return &c.ops[i]
+		}
 	}
 	return nil
 }
 
-// update is Update for encoded values.
-func (s *Session) update(key string, fn func(old []byte, ok bool) ([]byte, error)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open()
-	s.change(change{kind: changeUpdate, key: key, update: fn})
+// at returns the op for the key, a new one if need be.
+func (c *changes) at(base *codec.Values, key string) *op {
+	if o := c.find(key); o != nil {
+		return o
+	}
+	data, ok := c.get(base, key)
+	c.ops = append(c.ops, op{key: key, data: data, ok: ok, decided: c.cleared})
+	switch last := len(c.ops) - 1; {
+	case c.byKey != nil:
+		c.byKey[key] = last
+	case last >= fewOps:
+		c.byKey = make(map[string]int)
+		for i := range c.ops {
+			c.byKey[c.ops[i].key] = i
+		}
+	}
+	return &c.ops[len(c.ops)-1]
 }
 
-// try is apply, and reports whether that left the values as they were.
-func (ch *change) try(c *content) (same bool, err error) {
-	old, had := c.values.get(ch.key)
-	before := c.values.len
-	if err := ch.apply(c); err != nil {
-		return false, err
-	}
-	if ch.kind == changeClear {
-		return before == 0, nil
-	}
-	data, has := c.values.get(ch.key)
-	return had == has && bytes.Equal(old, data), nil
+// set makes data the value under the key, or with ok false removes it.
+func (c *changes) set(base *codec.Values, key string, data []byte, ok bool) {
+	o := c.at(base, key)
+	o.decided, o.updates, o.data, o.ok = true, nil, data, ok
+	o.compare(c, base)
 }
 
-// change applies what the handler does and takes note of it. s.mu is held.
-func (s *Session) change(ch change) {
-	same, err := ch.try(&s.content)
+// update makes fn's result the value under the key.
+func (c *changes) update(base *codec.Values, key string, fn update) error {
+	old, had := c.get(base, key)
+	data, err := fn(old, had)
 	if err != nil {
-		s.fail(err)
+		return unencodable(key, err)
+	}
+	o := c.at(base, key)
+	same := had && bytes.Equal(old, data)
+	o.data, o.ok = data, true
+	if !o.decided && !(same && len(o.updates) >= maxIdle) {
+		o.updates = append(o.updates, fn)
+	}
+	o.compare(c, base)
+	return nil
+}
+
+// clear removes all values.
+func (c *changes) clear() { *c = changes{cleared: true} }
+
+// rebase makes the changes to other values of the record.
+func (c *changes) rebase(base *codec.Values) error {
+	for i := range c.ops {
+		o := &c.ops[i]
+		if !o.decided {
+			o.data, o.ok = base.Get(o.key)
+			for _, fn := range o.updates {
+				var err error
+				if o.data, err = fn(o.data, o.ok); err != nil {
+					return unencodable(o.key, err)
+				}
+				o.ok = true
+			}
+		}
+		o.compare(c, base)
+	}
+	return nil
+}
+
+// compare notes whether the op makes a difference to the record.
+func (o *op) compare(c *changes, base *codec.Values) {
+	if c.cleared { // that does
+		o.differs = o.ok
 		return
 	}
-	if ch.kind != changeMeta {
-		// It may make a difference to what others have saved since.
-		ch.vain = same && !slices.ContainsFunc(s.changes, func(earlier change) bool {
-			return !earlier.vain && earlier.touches(&ch)
-		})
-	}
-	if ch.kind == changeUpdate && s.decided(ch.key) {
-		data, _ := s.content.values.get(ch.key)
-		ch = change{kind: changeSet, key: ch.key, data: data, vain: ch.vain}
-	}
-	s.note(ch)
-	if ch.vain {
-		s.forgetVain()
-	}
+	data, ok := base.Get(o.key)
+	o.differs = ok != o.ok || !bytes.Equal(data, o.data)
 }
 
-// maxVain bounds how many changes are kept that made no difference: a handler may make them in an endless loop.
-const maxVain = 32
+// any reports whether the changes make a difference to the record.
+func (c *changes) any(base *codec.Values) bool {
+	return c.cleared && !base.Empty() || slices.ContainsFunc(c.ops, func(o op) bool { return o.differs })
+}
 
-// forgetVain drops the oldest of them, if there are too many.
-func (s *Session) forgetVain() {
-	oldest, n := -1, 0
-	for i := range s.changes {
-		if s.changes[i].vain {
-			if n++; oldest < 0 {
-				oldest = i
+// empty reports whether they leave no value.
+func (c *changes) empty(base *codec.Values) bool {
+	for i := range c.ops {
+		if c.ops[i].ok {
+			return false
+		}
+	}
+	if c.cleared || base.Empty() {
+		return true
+	}
+	for key := range base.All() {
+		if o := c.find(string(key)); o == nil || o.ok {
+			return false
+		}
+	}
+	return true
+}
+
+// all goes through the values as the changes have them, in ascending order of the keys.
+func (c *changes) all(base *codec.Values) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		if len(c.ops) > 0 || c.cleared {
+			with := base.With(c.encoded(make([]codec.Change, 0, len(c.ops))))
+			base = &with
+		}
+		for key, data := range base.All() {
+			if !yield(string(key), data) {
+				return
 			}
 		}
 	}
-	if n > maxVain {
-		s.changes = slices.Delete(s.changes, oldest, oldest+1)
+}
+
+// encoded returns the changes as the codec takes them. It appends to list.
+func (c *changes) encoded(list []codec.Change) *codec.Changes {
+	for i := range c.ops {
+		o := &c.ops[i]
+		list = append(list, codec.Change{Key: o.key, Data: o.data, Remove: !o.ok})
 	}
+	return &codec.Changes{Cleared: c.cleared, List: list}
 }
-
-// note adds ch to the list of changes, and drops those from it that no longer matter.
-func (s *Session) note(ch change) {
-	if ch.kind != changeUpdate {
-		s.changes = slices.DeleteFunc(s.changes, func(earlier change) bool {
-			return ch.touches(&earlier) && (earlier.kind != changeClear || ch.kind == changeClear)
-		})
-	}
-	s.changes = append(s.changes, ch)
-}
-
-// touches reports whether the effects of two changes overlap.
-func (ch *change) touches(other *change) bool {
-	if (ch.kind == changeMeta) != (other.kind == changeMeta) {
-		return false
-	}
-	return ch.kind == changeClear || other.kind == changeClear || ch.key == other.key
-}
-
-// decided reports whether the value under the key no longer depends on what is in the store.
-func (s *Session) decided(key string) bool {
-	for _, ch := range slices.Backward(s.changes) {
-		switch {
-		case ch.kind == changeClear:
-			return true
-		case ch.kind == changeMeta || ch.key != key:
-		default:
-			return ch.kind != changeUpdate
-		}
-	}
-	return false
-}
-
-// rebase makes the handler's changes to another state of the session. s.mu is held.
-func (s *Session) rebase(c content) error {
-	s.content = c
-	for i := range s.changes {
-		ch := &s.changes[i]
-		same, err := ch.try(&s.content)
-		if err != nil {
-			return err
-		}
-		ch.vain = ch.vain && same
-	}
-	return nil
-}
-
-// changed reports whether there is a change that made a difference. s.mu is held.
-func (s *Session) changed() bool {
-	return slices.ContainsFunc(s.changes, func(ch change) bool { return !ch.vain })
-}
-
-// wants reports whether the handler did something that has to reach the store. s.mu is held.
-func (s *Session) wants() bool { return s.changed() || s.todo&(regenerate|endReplaced) != 0 }
 
 func unencodable(key string, err error) error {
 	return fmt.Errorf("%w: the value of %q cannot be encoded: %w", errProgram, key, err)

@@ -3,132 +3,520 @@ package session
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
-	mathrand "math/rand/v2"
 	"time"
+
+	"example.com/session/internal/codec"
 )
 
-// How a session gets out of the store and back into it: load, and commit with all that compare-and-swap asks
-// for. What happens to IDs is in regenerate.go.
-
-const (
-	// maxTries bounds how often a save is repeated because another process was first. Each try that fails
-	// means that somebody else's succeeded, so only a crowd comes near it.
-	maxTries = 100
-	// maxBackoff bounds the random pause between two tries.
-	maxBackoff = 8 * time.Millisecond
-	// maxResends bounds how often a save is sent again after its reply was lost.
-	maxResends = 2
-	// rememberWrites is for how long a record remembers a write, beyond the time that the writer has for it:
-	// enough for clocks that differ.
-	rememberWrites = time.Minute
-	// lateWrites is for how long a record that can begin anew, at version 1, stays after its last use: a save that
-	// comes later than that, from a process that stood still, could be taken for one of the record's next life.
-	lateWrites = time.Hour
-)
-
-// load finds the session that the request's cookies lead to. s.mu is held.
-func (s *Session) load() {
-	ctx := newStoreContext(s.origin.context(), &s.m.storeLimit)
-	defer ctx.cancel()
-	ended := false
-	for pos := (cookiePos{}); s.origin.candidate(&pos, &s.link); {
-		s.link.id = s.link.token.id()
-		s.todo = 0
-		var found decoded
-		err := s.follow(ctx, &found)
-		switch {
-		case err != nil:
-			s.state = failed
-			s.fail(err)
-			return
-		case found.kind == kindLive:
-			if !bytes.Equal(found.content.binding, s.origin.binding()) {
-				// It may be the owner's, so it stays as it is, and so does the client's cookie.
-				s.m.observe(ctx, Event{Kind: EventBinding, ID: s.link.id})
-				continue
-			}
-			s.state = live
-			s.content = found.content
-			s.lockImplicitly()
-			return
-		}
-		s.stale = true
-		ended = ended || found.kind == kindRetired
-		s.replaced = s.replaced || found.regenerated
-		reason := "expired, or ended before" // or the store has lost it
-		if found.kind == kindRetired {
-			reason = "ended"
-		}
-		s.m.observe(ctx, Event{Kind: EventUnknown, ID: s.link.id, Reason: reason})
+// commit brings into the store what the handler did. h says whether the response can still set a cookie; which one
+// cookieAction tells, once the commit is done.
+func (c *core) commit(parent context.Context, h header) error {
+	c.proven = false // what an earlier commit saw is history
+	// Nothing brings back what has ended, so that an end needs no lock.
+	if c.unlocked && c.intent.after != nil {
+		c.unlocked, c.err = false, nil
 	}
-	s.todo = 0
-	s.state = fresh
-	if ended {
-		s.state = gone
+	if c.phase == unloaded || c.err != nil {
+		return c.err
 	}
-	s.begin()
-	if !ended {
-		s.loadOld(ctx)
-	}
-}
-
-// begin makes the session a new one. s.mu is held.
-func (s *Session) begin() {
-	now := time.Now().UnixMilli()
-	s.link = link{}
-	s.content = content{created: now, saved: now, issued: now}
-}
-
-// reload looks at the record again and makes the handler's changes to what it finds. s.mu is held.
-func (s *Session) reload(parent context.Context) error {
-	id, version := s.link.id, s.link.version
-	if err := s.refresh(parent); err != nil {
-		return err
-	}
-	if s.held == nil || s.link.id == id && s.link.version == version {
+	if c.m.off { // what the handler did lasts for the request
+		c.altered = c.altered || c.differs()
 		return nil
 	}
-	ctx := newStoreContext(parent, &s.m.storeLimit)
-	defer ctx.cancel()
-	return s.held.check(ctx, true) // it may have been the next holder who saved
-}
-
-// refresh is reload without a look at the lock. s.mu is held.
-func (s *Session) refresh(parent context.Context) error {
-	ctx := newStoreContext(parent, &s.m.storeLimit)
-	defer ctx.cancel()
-	var found decoded
-	if err := s.follow(uncached(ctx), &found); err != nil {
-		return err
+	removed := c.removed
+	c.quiet, c.entry, c.nextKey, c.now = false, codec.Login{}, [keySize]byte{}, c.m.millis()
+	if c.intent.after != nil && c.phase == visitor {
+		if err := c.endBehind(parent); err != nil {
+			return c.fail(err)
+		}
+		c.logout = c.logout || c.stale && !c.lost // of a session that ended before
 	}
-	return s.adopt(&found)
+	p := c.plan(h)
+	if p.step == stepNone {
+		c.settled()
+		return nil
+	}
+	differs := c.differs()
+	ctx := newStoreContext(parent, &c.m.storeLimit)
+	defer ctx.cancel()
+	var err error
+	if c.held != nil {
+		err = c.held.check(ctx, false)
+	}
+	if err == nil {
+		err = c.run(ctx, h, p)
+	}
+	if err == nil && c.removed && !removed && h == headerSent && c.outside == nil {
+		err = ErrHeaderSent // the session has ended all the same
+	}
+	c.settled()
+	if err != nil {
+		return c.fail(err)
+	}
+	c.altered = c.altered || differs
+	return nil
 }
 
-// follow brings s.link up to date, and has the client follow with its cookie. s.mu is held.
-func (s *Session) follow(ctx context.Context, found *decoded) error {
-	rec, err := s.m.load(ctx, s.link.id)
-	return s.followFrom(ctx, rec, err, found)
+// settled drops what is left of the intent: it makes no difference, or came to nothing.
+func (c *core) settled() {
+	if c.intent.after != nil && c.phase != served && c.phase != unmoved {
+		c.removed = c.removed || c.stale && c.phase == visitor && !c.lost // a dead cookie need not stay in the client
+		c.visit(c.place)
+	}
+	c.intent = intent{}
 }
 
-// followFrom is follow for a record that was loaded already. s.mu is held.
-func (s *Session) followFrom(ctx context.Context, rec Record, err error, found *decoded) error {
-	before := s.link.token
-	err = s.m.followFrom(ctx, &s.link, rec, err, found)
-	if s.link.token != before {
-		s.todo |= sendCookie
+// plan returns the next step.
+func (c *core) plan(h header) plan {
+	s := situation{
+		place:    c.place,
+		standing: c.standing,
+		count:    c.token.count,
+		cred:     &c.env.Credential,
+		body:     &c.body,
+		expires:  c.slot.rec.Expires,
+		wants:    c.wants(),
+		header:   h,
+		device:   c.binds(),
+		cookie:   !c.proven && c.cookieDue(),
+		lost:     c.lost,
+		quiet:    c.quiet || c.proven || c.outside != nil,
+		now:      c.now,
+	}
+	return c.m.plan(&s)
+}
+
+// run goes from step to step until there is none left.
+func (c *core) run(ctx context.Context, h header, p plan) error {
+	turn := turn{queues: &c.m.queues, id: c.slot.id}
+	if p.step.saves() {
+		waited, err := c.await(ctx, &turn)
+		if err != nil {
+			return err
+		}
+		defer turn.end()
+		if waited {
+			p = c.plan(h)
+		}
+	}
+	write := newWriteID()
+	found, err := true, error(nil)
+	for found && err == nil {
+		tries := 0
+		found, err = c.slot.retry(ctx, write, func(try int) error {
+			tries = try
+			return c.attempt(ctx, h, &p, write, try > 1)
+		})
+		if tries > 1 && (err == nil || !errors.Is(err, ErrConflict)) {
+			c.m.observe(ctx, Event{Kind: EventConflict, ID: c.slot.id, Count: tries})
+		}
+		if found && err == nil {
+			err = c.done(ctx, &p, true, nil)
+			p = c.plan(h)
+		}
+	}
+	if c.proven && c.phase == served && c.slot.id == turn.id {
+		turn.left = c.slot.rec
 	}
 	return err
 }
 
-// adopt makes the handler's changes to the record that s.link leads to. s.mu is held.
-func (s *Session) adopt(found *decoded) error {
-	if found.kind != kindLive {
-		s.state, s.replaced = gone, found.regenerated
+// attempt takes the steps from p on. It leaves in p the one that it could not take.
+func (c *core) attempt(ctx context.Context, h header, p *plan, write writeID, again bool) error {
+	if again {
+		if err := c.refresh(ctx, true); err != nil {
+			return err
+		}
+		*p = c.plan(h)
+	}
+	for ; p.step != stepNone; *p = c.plan(h) {
+		if err := c.take(ctx, p, write); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saves reports whether the step is a save of a session's record, for which requests queue up.
+func (s step) saves() bool { return s >= stepSave && s <= stepEmpty }
+
+// await waits until no other commit of this process is at the session's record, and takes over what the one before
+// saved. It reports whether it had to wait.
+func (c *core) await(ctx context.Context, t *turn) (waited bool, err error) {
+	handed, err := t.queues.enter(ctx, t.id)
+	if err != nil {
+		return false, err
+	}
+	passed := false
+	defer func() {
+		if !passed { // also after a panic, of an Update's function for one
+			t.end()
+		}
+	}()
+	if waited = handed.streak > 0; waited {
+		handed.yield(ctx)
+		c.now = c.m.millis()
+	}
+	t.handover.streak = handed.streak + 1
+	if t.handover.streak == maxStreak {
+		t.handover.began = time.Now()
+	}
+	newer := handed.saved.Version > c.slot.rec.Version && c.slot.rec.Version > 0
+	if c.held != nil {
+		// The lease may have run out in the queue, and what is handed over may hold what the next holder saved.
+		err = c.held.check(ctx, newer)
+	}
+	if newer && err == nil {
+		c.slot.rec = handed.saved
+		err = c.adopt(ctx)
+	}
+	passed = err == nil
+	return waited, err
+}
+
+// refresh takes over what others have saved. Under a lock, the record comes first and then a look at the lock: nothing is
+// built upon what was seen under one that is lost.
+func (c *core) refresh(ctx context.Context, look bool) error {
+	if c.held != nil {
+		if err := c.held.check(ctx, look); err != nil {
+			return err
+		}
+	}
+	c.now = c.m.millis()
+	return c.adopt(ctx)
+}
+
+// take does one step.
+func (c *core) take(ctx context.Context, p *plan, write writeID) error {
+	switch p.step {
+	case stepLook:
+		if err := c.slot.look(ctx); err != nil {
+			if c.issued {
+				return err
+			}
+			c.quiet = true // the client can do without
+			return nil
+		}
+		c.proven = true
+		return c.adopt(ctx)
+	case stepTouch:
+		return c.touch(ctx)
+	case stepSave, stepRenew, stepLogin:
+		return c.save(ctx, p, write)
+	case stepDestroy, stepEmpty:
+		if c.phase == unmoved {
+			return c.buryOld(ctx, c.reason(p.step), write)
+		}
+		if err := c.slot.bury(ctx, c.outside != nil, write); err != nil {
+			return err
+		}
+		return c.done(ctx, p, false, nil)
+	case stepCreate:
+		return c.create(ctx, write)
+	case stepMove:
+		return c.move(ctx)
+	}
+	if errors.Is(p.err, ErrGone) {
+		c.m.observe(ctx, Event{Kind: EventStaleWrite, ID: c.own, Err: p.err})
+	}
+	return p.err
+}
+
+// touch moves the session's expiry. It need not succeed: nobody asked for it.
+func (c *core) touch(ctx context.Context) error {
+	err := c.slot.touch(ctx, c.m.expiry(&c.body, c.now))
+	switch {
+	case err == nil:
+		c.proven = true
+		return nil
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
+		// Somebody else saved or ended the session. There is nothing of ours in it to save.
+	default:
+		c.m.observe(ctx, Event{Kind: EventLost, ID: c.slot.id, Op: "touch", Err: err})
+	}
+	c.quiet = true
+	return nil
+}
+
+// newReading returns that of a new session.
+func newReading(t token, b codec.Body, now int64) reading {
+	d := reading{token: t, hash: t.keyHash(), body: b}
+	d.env.Credential = codec.Credential{Key: d.hash, Count: 1, Floor: 1, Keyed: now, Issued: now}
+	return d
+}
+
+// save saves the record with the changes and the credential. What it says of the user, the user's index says before.
+func (c *core) save(ctx context.Context, p *plan, write writeID) error {
+	d := c.reading
+	d.body = c.changed()
+	d.env.Credential = p.cred
+	if err := c.registered(ctx, p.step, &d); err != nil {
+		return err
+	}
+	if c.phase != served { // the index has it that the session is to end
 		return nil
 	}
-	return s.rebase(found.content)
+	if p.step != stepSave { // the index may have taken long
+		var cancel func()
+		ctx, cancel = c.m.inTime(ctx)
+		defer cancel()
+		c.now = c.m.millis()
+	}
+	if c.intent.key || c.intent.user != nil {
+		if c.nextKey == ([keySize]byte{}) {
+			c.nextKey = newKey()
+		}
+		d.token.key, d.token.count = c.nextKey, p.cred.Count
+		d.hash = d.token.keyHash()
+		rekey(&d.env.Credential, d.hash, c.now)
+	}
+	var room [4]codec.Change
+	overtaken, err := c.m.write(ctx, &c.slot, &d, c.intent.changes.encoded(room[:0]), c.now, write)
+	switch {
+	case err == nil:
+		return c.done(ctx, p, overtaken, &d)
+	case !errors.Is(err, ErrConflict) && !c.wants().any():
+		// Renewal has not begun: a store that cannot save is no reason to fail who only reads. But it is one to set no
+		// cookie: the session may have ended.
+		c.quiet = true
+		return nil
+	}
+	return err
+}
+
+// registered sees to it that the indexes of d's user and labels name the session.
+func (c *core) registered(ctx context.Context, s step, d *reading) error {
+	login := &d.env.Credential.Login
+	switch u := c.intent.user; s {
+	case stepLogin:
+		if string(c.body.User) != u.user || !bytes.Equal(c.body.Labels, u.labels) {
+			*login, d.env.Credential.Device, d.env.Credential.Bound = u.login, codec.Device{}, 0
+		}
+		if u.user == "" {
+			*login = codec.Login{}
+			return nil
+		}
+		a := announcement{id: c.slot.id, login: *login, body: &d.body, requires: c.entry, newcomer: true}
+		if err := c.m.announce(ctx, &a); err != nil {
+			return c.whyNot(ctx, err)
+		}
+		c.entry = *login
+	case stepRenew:
+		a := announcement{id: c.slot.id, login: *login, body: &d.body, since: c.body.Authenticated}
+		err := c.m.announce(ctx, &a)
+		switch {
+		case errors.Is(err, errEnding):
+			return c.endAsListed(ctx)
+		case err != nil: // a list that is out of reach keeps nobody from working
+			c.m.observe(ctx, Event{Kind: EventLost, ID: c.slot.id, Op: "index", Err: err})
+		}
+	}
+	return nil
+}
+
+// endAsListed ends the session, since its user's index says so. If somebody else has ended it, that says what this
+// request gets: its client may have logged out, and have another cookie by now.
+func (c *core) endAsListed(ctx context.Context) error {
+	login := c.env.Credential.Login
+	first, err := c.m.end(ctx, c.slot.id, false, func(e *codec.Envelope) bool { return e.Credential.Login == login })
+	if err != nil {
+		return err
+	}
+	if first {
+		c.m.observe(ctx, Event{Kind: EventEnded, ID: c.slot.id, Reason: ReasonRevoked})
+		c.own, c.lost, c.removed = c.slot.id, true, true
+		c.visit(place{phase: revoked})
+		return nil
+	}
+	if err := c.slot.look(ctx); err != nil {
+		return err
+	}
+	if err := c.adopt(ctx); err != nil {
+		return err
+	}
+	if c.phase == served { // with another login
+		return &conflictError{}
+	}
+	return nil
+}
+
+// whyNot is what a login gets that the index refuses.
+func (c *core) whyNot(ctx context.Context, err error) error {
+	if errors.Is(err, errEnding) {
+		c.m.observe(ctx, Event{Kind: EventStaleWrite, ID: c.slot.id, Err: ErrGone})
+		return ErrGone
+	}
+	return err
+}
+
+// write saves what d is to be read as, with the changes, in the slot.
+func (m *Manager) write(ctx context.Context, sl *slot, d *reading, changes *codec.Changes, now int64, write writeID) (overtaken bool, err error) {
+	if now-d.body.Written > m.rememberFor().Milliseconds() {
+		d.env.Writes = nil // their writers have given up by now
+	}
+	d.body.Written = now
+	expires := sl.rec.Expires
+	if d.outside == nil { // else it is no use of the session
+		d.body.Saved, expires = now, m.expiry(&d.body, now)
+	}
+	data := codec.EncodeSession(sl.id, &d.env, write, &d.body, changes, m.sealer(&d.token))
+	if n := len(data); n > m.maxSize {
+		if n -= d.env.Growth(); n > m.maxSize {
+			return false, tooLarge(n, m.maxSize)
+		}
+	}
+	return sl.save(ctx, data, expires, write)
+}
+
+// done takes note that a step was taken. overtaken says that others have saved since: the slot has what they saved.
+// Without d, what was saved, it was found out only later.
+func (c *core) done(ctx context.Context, p *plan, overtaken bool, d *reading) error {
+	if p.step == stepDestroy || p.step == stepEmpty {
+		c.ended(ctx, c.reason(p.step))
+		return nil
+	}
+	c.proven = true
+	var before codec.Body
+	login, newUser := c.env.Credential.Login, c.intent.user != nil
+	if newUser {
+		before = c.body
+	}
+	c.signedIn = c.signedIn || newUser && c.intent.user.user != ""
+	if newUser || c.intent.key {
+		c.token.key, c.token.count, c.issued, c.rekeyed = c.nextKey, p.cred.Count, true, true
+		if d == nil {
+			c.hash = c.token.keyHash()
+		} else {
+			c.hash = d.hash
+		}
+		c.m.observe(ctx, Event{Kind: EventRegenerated, ID: c.slot.id})
+	} else if p.cred.Count == c.env.Credential.Count+1 && c.standing == current {
+		c.m.observe(ctx, Event{Kind: EventRenewed, ID: c.slot.id})
+	}
+	if p.cred.Device != c.env.Credential.Device && !newUser {
+		c.m.observe(ctx, Event{Kind: EventDeviceBound, ID: c.slot.id})
+	}
+	c.intent = intent{}
+	if overtaken || d == nil {
+		if err := c.adopt(ctx); err != nil {
+			return err
+		}
+	} else {
+		c.reading = *d
+		c.standing = c.judge(true)
+	}
+	if newUser && login != c.env.Credential.Login {
+		c.m.forget(ctx, &before, login, c.slot.id)
+	}
+	return nil
+}
+
+// reason is why a step ends the session.
+func (c *core) reason(s step) Reason {
+	switch {
+	case c.outside != nil:
+		return ReasonRevoked
+	case s == stepEmpty:
+		return ReasonEmptied
+	}
+	return ReasonDestroyed
+}
+
+// ended takes note that this request has ended the session.
+func (c *core) ended(ctx context.Context, reason Reason) {
+	if reason == ReasonEmptied {
+		c.intent = intent{}
+	}
+	id := c.slot.id
+	c.m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: reason})
+	c.m.forget(ctx, &c.body, c.env.Credential.Login, id)
+	if c.old != nil {
+		c.endOld(ctx, id)
+	}
+	after := c.intent.after
+	c.intent.after = nil
+	c.visit(place{phase: visitor})
+	if after != nil {
+		c.body = *after
+	}
+	c.removed, c.logout = true, c.logout || reason == ReasonDestroyed
+}
+
+// create stores a new session. It is stored before the index names it, and nobody has its cookie until both is done.
+func (c *core) create(ctx context.Context, write writeID) error {
+	m, d := c.m, newReading(newToken(), c.changed(), c.now)
+	if u := c.intent.user; u != nil && u.user != "" {
+		d.env.Credential.Login, c.signedIn = u.login, true
+	} else {
+		d.body.Created = c.now // a stream may have asked for it long ago
+	}
+	addr, agent := c.origin.client()
+	d.body.RemoteAddr, d.body.UserAgent, d.body.Binding = []byte(addr), []byte(agent), c.origin.binding()
+	c.slot, c.env = slot{m: m, id: d.token.id()}, codec.Envelope{}
+	if err := c.lockNew(ctx); err != nil {
+		return err
+	}
+	if _, err := m.write(ctx, &c.slot, &d, c.intent.changes.encoded(nil), c.now, write); err != nil {
+		return newIDConflict(err)
+	}
+	if len(d.body.User) > 0 {
+		a := announcement{
+			id: c.slot.id, login: d.env.Credential.Login, body: &d.body, newcomer: true, own: c.own,
+			requires: c.entry, forgot: c.phase == closed || c.phase == replaced, since: d.body.Authenticated,
+		}
+		if err := m.announce(ctx, &a); err != nil {
+			c.discard(ctx, c.slot.id)
+			c.m.forget(ctx, &d.body, d.env.Credential.Login, c.slot.id) // it may have been announced
+			return c.whyNot(ctx, err)
+		}
+	}
+	c.intent = intent{}
+	c.place, c.standing = place{phase: served}, current
+	c.reading = d
+	c.proven, c.issued, c.removed, c.lost = true, true, false, false
+	m.observe(ctx, Event{Kind: EventCreated, ID: c.slot.id})
+	return nil
+}
+
+// newIDConflict is the error for a conflict where nobody else can have saved.
+func newIDConflict(err error) error {
+	if errors.Is(err, ErrConflict) {
+		return errors.New("session: the store reports a conflict under a new ID")
+	}
+	return err
+}
+
+// discard removes a session that came to nothing. Nobody ever saw its cookie.
+func (c *core) discard(ctx context.Context, id ID) {
+	ctx, done := c.m.inTime(ctx)
+	defer done()
+	if err := c.m.delete(ctx, id); err != nil {
+		c.m.observe(ctx, Event{Kind: EventLost, ID: id, Op: "delete", Err: err})
+	}
+}
+
+// heldToken returns the cookie that the client should have.
+func (c *core) heldToken() token {
+	return token{name: c.token.name, key: c.token.key, count: c.env.Credential.Count}
+}
+
+// cookieExpires returns when the session's cookie does, in Unix milliseconds; 0: with the browser.
+func (c *core) cookieExpires() int64 {
+	if c.bare || !c.m.persistentCookie(&c.body) {
+		return 0
+	}
+	return expiryMillis(c.slot.rec.Expires)
+}
+
+// cookieDue reports whether the client should have another cookie than it sent. A request that was let in before, and
+// whose own cookie no longer counts, has none to give.
+func (c *core) cookieDue() bool {
+	if c.phase != served || c.standing != current && c.standing != previous {
+		return false
+	}
+	should := c.heldToken()
+	return !c.sent.ok || !should.same(&c.sent.token) || c.cookieExpires() != c.sent.expires
 }
 
 // A cookieAction is what a commit asks for in the response's header.
@@ -140,379 +528,28 @@ const (
 	removeCookie
 )
 
-// commit brings into the store what the handler did. late means that no cookie can be set any more. s.mu is
-// held.
-func (s *Session) commit(parent context.Context, late bool) (cookieAction, error) {
-	if s.state == unloaded || s.err != nil {
-		return keepCookie, s.err
-	}
-	now := time.Now()
-	if s.idleAt(now) {
-		s.changes = nil
-		return keepCookie, nil
-	}
-	ctx := newStoreContext(parent, &s.m.storeLimit)
-	defer ctx.cancel()
-	var err error
-	if s.held != nil {
-		err = s.held.check(ctx, false)
-	}
-	if err == nil {
-		err = s.retireEnded(ctx)
-	}
-	if err == nil {
-		switch s.state {
-		case fresh:
-			err = s.commitFresh(ctx, late)
-		case live:
-			if s.stillToMove() {
-				err = s.commitMove(ctx, late)
-			}
-			if err == nil && s.state == live && !s.stillToMove() {
-				err = s.commitLive(ctx, now, late)
-			}
-		}
-	}
+// cookie returns what the response's header is to do with the client's cookie: derived from what the client should
+// have and what it sent, and only if this commit has seen that it is so.
+func (c *core) cookie() (cookieAction, token) {
 	switch {
-	case err != nil:
-	case s.state == gone && s.wants():
-		s.m.observe(ctx, Event{Kind: EventStaleWrite, ID: s.link.id, Err: ErrGone})
-		err = ErrGone
-	case late && s.todo&dropCookie != 0:
-		err = ErrHeaderSent // the session has ended all the same
+	case c.proven && c.cookieDue(), c.proven && c.phase == served && c.standing == current && c.sent.token.secret != 0:
+		return setCookie, c.heldToken()
+	case c.removed && c.phase != served:
+		return removeCookie, token{}
 	}
-	todo := s.todo
-	s.changes, s.todo = nil, 0
-	switch {
-	case err != nil:
-		return keepCookie, s.fail(err)
-	case s.state == live && todo&sendCookie != 0:
-		return setCookie, nil
-	case s.state == fresh && todo&dropCookie != 0:
-		return removeCookie, nil
-	}
-	return keepCookie, nil
+	return keepCookie, token{}
 }
 
-// confirm has the next commit look whether a session that was saved before is still there.
-func (s *Session) confirm() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state == live {
-		s.todo |= sendCookie
-	}
-}
-
-// idleAt reports whether a commit would find nothing to do: the usual case for a request that only reads, kept
-// short. s.mu is held.
-func (s *Session) idleAt(now time.Time) bool {
-	if s.changed() || len(s.ended) > 0 || s.todo != 0 || s.stillToMove() {
-		return false
-	}
-	return s.state != live || !s.renewalDue(now) && !s.touchDue(now)
-}
-
-// commitFresh stores a session for the first time, if there is anything to store.
-func (s *Session) commitFresh(ctx context.Context, late bool) error {
-	s.todo &^= regenerate // a new session gets a new ID anyway
-	if s.content.empty() || s.m.off {
-		return nil
-	}
-	if late {
-		return ErrHeaderSent
-	}
-	addr, agent := s.origin.client()
-	s.content.remoteAddr, s.content.userAgent = []byte(addr), []byte(agent)
-	s.content.binding = s.origin.binding()
-	if s.content.lineage == (lineage{}) {
-		rand.Read(s.content.lineage[:])
-	}
-	if err := s.lockNew(ctx); err != nil {
-		return err
-	}
-	s.link = link{token: newToken()}
-	s.link.id = s.link.token.id()
-	now := time.Now()
-	s.content.issued = now.UnixMilli()
-	if _, err := s.save(ctx, &s.link, now); err != nil {
-		return err
-	}
-	if err := s.m.announce(ctx, &s.content, true, s.link.id); err != nil {
-		s.next = &s.link
-		s.dropNext(ctx)
-		return err
-	}
-	s.state = live
-	s.todo |= sendCookie
-	s.m.observe(ctx, Event{Kind: EventCreated, ID: s.link.id})
-	return nil
-}
-
-// commitLive saves the changes to a session that the store knows.
-func (s *Session) commitLive(ctx context.Context, now time.Time, late bool) error {
-	renew := !late && s.renewalDue(now)
-	if !s.wants() && !renew {
-		if s.touch(ctx, now); late || s.todo&sendCookie == 0 {
-			return nil
-		}
-		// A cookie is to be sent, and nothing was written: make sure that it is not that of a session that
-		// ended meanwhile, or it might take the place of a newer one.
-		if err := s.reload(ctx); err != nil || s.state != live || !s.changed() {
-			return err
-		}
-	}
-	if late && s.todo&regenerate != 0 {
-		return ErrHeaderSent
-	}
-	place := s.link.id // the ID may change
-	handed, err := s.m.queues.enter(ctx, place)
-	if err != nil {
-		return err
-	}
-	handed.yield(ctx)
-	handOver := handover{streak: handed.streak + 1, began: time.Now()}
-	defer func() {
-		s.m.queues.leave(place, handOver)
-	}()
-	defer s.dropNext(ctx)
-	if s.held != nil {
-		// The lease may have run out in the queue, and what is handed over may hold what the next holder saved.
-		if err := s.held.check(ctx, handed.saved.Version > s.link.version); err != nil {
-			return err
-		}
-	}
-	if rec := handed.saved; rec.Version > s.link.version {
-		// Another request of this process was just here, and left what it saved.
-		if d, err := s.m.decode(&s.link, rec.Data); err == nil {
-			s.link.version, s.link.cas, s.link.expires, s.link.data = rec.Version, 0, rec.Expires, rec.Data
-			if err := s.rebase(d.content); err != nil {
-				return err
-			}
-		}
-	}
-
-	for try := 1; ; try++ {
-		id := s.link.id
-		var saved Record
-		var err error
-		switch {
-		case s.content.empty() && s.wants() && !late: // late, when the cookie has to stay, so may the session
-			err = s.commitEmpty(ctx)
-		case s.todo&regenerate != 0:
-			err = s.commitRegenerate(ctx, now)
-		case renew:
-			err = s.commitRenewal(ctx, now)
-		case s.changed():
-			saved, err = s.save(ctx, &s.link, now)
-			if err == nil && s.link.overtaken { // the session may have ended since
-				s.changes = nil
-				return s.reload(ctx)
-			}
-		}
-		if err == nil {
-			handOver.saved = saved
-			if try > 1 {
-				s.m.observe(ctx, Event{Kind: EventConflict, ID: id, Count: try})
-			}
-			return nil
-		}
-		conflict, ok := errors.AsType[*conflictError](err)
-		if !ok {
-			if errors.Is(err, ErrGone) { // the index says that the session is to end
-				s.state = gone
-				_, _, err := s.m.end(ctx, &s.link)
-				return err
-			}
-			if renew && !s.wants() && s.link.id == id {
-				// Renewal has not begun: a store that cannot save is no reason to fail who only reads. But it is one
-				// to set no cookie: the session may have ended.
-				s.todo &^= sendCookie
-				return nil
-			}
-			return err
-		}
-		if s.held != nil {
-			if err := s.held.check(ctx, true); err != nil {
-				return err
-			}
-		}
-		if try >= maxTries {
-			return err
-		}
-		rec, recErr := conflict.found, conflict.err
-		if try > 1 {
-			if !pause(ctx, try) {
-				return err
-			}
-			rec, recErr = s.m.load(ctx, s.link.id) // what was found before the pause is history
-		}
-		var found decoded
-		if err := s.followFrom(ctx, rec, recErr, &found); err != nil {
-			return err
-		}
-		if err := s.adopt(&found); err != nil || s.state == gone {
-			return err
-		}
-		now = time.Now()
-		renew = !late && s.renewalDue(now)
-		if !s.wants() && !renew {
-			return nil // somebody else renewed
-		}
-	}
-}
-
-// touch moves the session's expiry, if that is worth a write.
-func (s *Session) touch(ctx context.Context, now time.Time) {
-	if !s.touchDue(now) {
+// prove is the last look for a response that fails: without the cookie that an earlier commit issued, its client could
+// not reach the session any more.
+func (c *core) prove(parent context.Context) {
+	if !c.issued || c.proven || !c.cookieDue() {
 		return
 	}
-	expires := s.m.expiry(&s.content, now)
-	rec := Record{Version: s.link.version, Expires: expires, Data: s.link.data, cas: s.link.cas}
-	start := s.m.startTimer()
-	err := Touch(ctx, s.m.store, s.link.id, rec)
-	s.m.observeStore(ctx, start, "touch", s.link.id, err)
-	switch {
-	case err == nil:
-		s.link.expires = expires
-		s.link.cas = 0
-		if s.persistentCookie() {
-			s.todo |= sendCookie
-		}
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
-		// Somebody else saved, renewed or ended the session. There is nothing of ours in it to save.
-	default:
-		s.m.observe(ctx, Event{Kind: EventLost, ID: s.link.id, Op: "touch", Err: err})
-	}
-}
-
-// save stores s.content under l, as the record that follows the version there. On success l is up to date.
-func (s *Session) save(ctx context.Context, l *link, now time.Time) (Record, error) {
-	c := s.content
-	write := newMark()
-	c.remember(write, now.UnixMilli(), s.m.rememberFor())
-	c.saved = now.UnixMilli()
-	rec := Record{Version: l.version, Expires: s.m.expiry(&c, now), cas: l.cas, Data: s.m.encodeLive(l, &c)}
-	if n := len(rec.Data); n > s.m.maxSize {
-		return Record{}, tooLarge(n, s.m.maxSize)
-	}
-	if err := s.m.put(ctx, l, rec, write); err != nil {
-		return Record{}, err
-	}
-	moved := !rec.Expires.Equal(l.expires)
-	rec.Version++
-	rec.cas = 0
-	l.version, l.cas, l.expires, l.data = rec.Version, 0, rec.Expires, rec.Data
-	s.content = c
-	if moved && s.persistentCookie() {
-		s.todo |= sendCookie
-	}
-	return rec, nil
-}
-
-// touchDue reports whether the expiry that this use leads to is worth a write. s.mu is held.
-func (s *Session) touchDue(now time.Time) bool {
-	unrecorded := time.Duration(now.UnixMilli()-s.lastUsed()) * time.Millisecond
-	return unrecorded >= s.m.touchInterval(&s.content) && s.m.expiry(&s.content, now).After(s.link.expires)
-}
-
-// lastUsed returns when the session was last used before this request, in Unix milliseconds. s.mu is held.
-func (s *Session) lastUsed() int64 {
-	if s.state != live {
-		return s.content.saved
-	}
-	return s.m.lastUsed(&s.content, s.link.expires)
-}
-
-// A conflictError is an ErrConflict with what a second look at the record found.
-type conflictError struct {
-	found Record
-	err   error // of the second look
-}
-
-func (e *conflictError) Error() string { return ErrConflict.Error() }
-func (e *conflictError) Unwrap() error { return ErrConflict }
-
-// put is Store.Save for a record that bears the mark of this write. Neither the store nor a client library that
-// sends again by itself can tell a conflict with another writer from one with this very save, whose reply was
-// lost; the mark can. An error that is no *conflictError leaves open whether the record was saved.
-func (m *Manager) put(ctx context.Context, l *link, rec Record, write []byte) error {
-	id := l.id
-	l.overtaken = false
-	for sent := 1; ; sent++ {
-		start := m.startTimer()
-		err := m.store.Save(ctx, id, rec)
-		m.observeStore(ctx, start, "save", id, err)
-		if err == nil || errors.Is(err, ErrTooLarge) {
-			return err
-		}
-		found, lookErr := m.load(ctx, id)
-		if lookErr == nil {
-			if bytes.Equal(found.Data, rec.Data) {
-				return nil
-			}
-			if d, err := m.decode(l, found.Data); err == nil && d.wrote(write) {
-				l.overtaken = true
-				return nil
-			}
-		}
-		switch {
-		case errors.Is(err, ErrConflict):
-			return &conflictError{found, lookErr}
-		case lookErr != nil && !errors.Is(lookErr, ErrNotFound), sent > maxResends:
-			return err
-		case found.Version != rec.Version:
-			// Others have saved since. Whether this write was among them is known only if the record
-			// remembers all of them.
-			if lookErr != nil || found.Version-rec.Version < recentWrites {
-				return &conflictError{found, lookErr}
-			}
-			return err
-		}
-		// Nothing was saved. Should the lost request still arrive, it is this one's conflict.
-		rec.cas = found.cas
-	}
-}
-
-// load is Store.Load, observed.
-func (m *Manager) load(ctx context.Context, id ID) (Record, error) {
-	start := m.startTimer()
-	rec, err := m.store.Load(ctx, id)
-	m.observeStore(ctx, start, "load", id, err)
-	return rec, err
-}
-
-func (m *Manager) startTimer() time.Time {
-	if m.observer == nil {
-		return time.Time{}
-	}
-	return time.Now()
-}
-
-func (m *Manager) observeStore(ctx context.Context, start time.Time, op string, id ID, err error) {
-	if m.observer != nil {
-		m.observer(ctx, Event{Kind: EventStore, Op: op, ID: id, Duration: time.Since(start), Err: err})
-	}
-}
-
-// rememberFor returns for how long a record remembers a write.
-func (m *Manager) rememberFor() time.Duration { return m.storeLimit.timeout + rememberWrites }
-
-// newMark returns the mark of a write.
-func newMark() []byte {
-	b := make([]byte, markSize)
-	rand.Read(b)
-	return b
-}
-
-// pause waits for a random time before another try, and reports false if ctx ended.
-func pause(ctx context.Context, try int) bool {
-	limit := min(maxBackoff, time.Millisecond<<min(try, 8)/4)
-	timer := time.NewTimer(mathrand.N(limit))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
+	ctx := newStoreContext(parent, &c.m.storeLimit)
+	defer ctx.cancel()
+	if c.slot.look(ctx) == nil {
+		c.intent = intent{}
+		c.proven = c.adopt(ctx) == nil
 	}
 }

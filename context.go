@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"net/http"
 	"sync/atomic"
 	"time"
 )
@@ -31,7 +32,7 @@ func (c *storeContext) begin() *storeClock {
 	if clock := c.clock.Load(); clock != nil {
 		return clock
 	}
-	clock := c.limit.start()
+	clock := c.limit.start(c.parent)
 	if !c.clock.CompareAndSwap(nil, clock) {
 		clock.end()
 	}
@@ -59,11 +60,11 @@ func (c *storeContext) Err() error {
 	return nil
 }
 
-// Value also looks where Done looks: package context recognizes its own contexts by a value. The session is not to be
-// had: it waits for this very step, and so would a store or a logger that asks it for the user's name.
+// Value also looks where Done looks: package context recognizes its own contexts by a value. The session is hidden: it
+// is locked, and a store or a logger that asks it for the user's name would deadlock.
 func (c *storeContext) Value(key any) any {
 	if leadsToSession(key) {
-		return nil
+		return noSession{}
 	}
 	if clock := c.clock.Load(); clock != nil {
 		if v := clock.Value(key); v != nil {
@@ -86,7 +87,32 @@ type sessionless struct{ context.Context }
 
 func (c sessionless) Value(key any) any {
 	if leadsToSession(key) {
-		return nil
+		return noSession{}
+	}
+	return c.Context.Value(key)
+}
+
+// noSession is in the session's place where it cannot be used, though the handler is wrapped.
+type noSession struct{}
+
+// without returns the panic's text for a context that has no session but this.
+func without(found any, remedy string) string {
+	if _, ok := found.(noSession); ok {
+		return "session: Options.ErrorHandler, Observer and Logger cannot use the session: it has failed, or is locked"
+	}
+	return remedy
+}
+
+// A failedContext is the error handler's: the request's, with a word on why the manager's session is not there.
+type failedContext struct {
+	context.Context
+	m *Manager
+}
+
+func (c failedContext) Value(key any) any {
+	switch key {
+	case contextKey{}, managerKey{c.m}:
+		return noSession{}
 	}
 	return c.Context.Value(key)
 }
@@ -104,11 +130,17 @@ func (c *storeClock) end() {
 	}
 }
 
-// A timeLimit is how long steps at the store may take. Those that begin at about the same time share a clock: a timer
-// for each took servers one request in twenty (reads on Redis, in module bench), since it wakes an idle thread.
+// A timeLimit is how long steps at the store may take. Those of requests to one http.Server that begin at about the same
+// time share a clock: a timer for each took servers one request in twenty (reads on Redis, in module bench), since it
+// wakes an idle thread.
 type timeLimit struct {
 	timeout time.Duration
-	shared  atomic.Pointer[storeClock] // the latest
+	shared  atomic.Pointer[sharedClock] // the latest
+}
+
+type sharedClock struct {
+	storeClock
+	server any // the *http.Server whose requests share it
 }
 
 const (
@@ -116,26 +148,27 @@ const (
 	sharedPart = 64
 	// longestShared bounds for how long what waits for the end of a clock may outlive its step.
 	longestShared = time.Minute
-	// realYear is later than what a bubble of testing/synctest takes for the present, from 2000 on. There, nothing can be
-	// shared with what is outside.
-	realYear = 2025
 )
 
 // start returns a clock for a step that begins now.
-func (l *timeLimit) start() *storeClock {
+func (l *timeLimit) start(parent context.Context) *storeClock {
 	now := time.Now()
-	if l.timeout > longestShared || now.Year() < realYear {
+	server := parent.Value(http.ServerContextKey)
+	if server == nil || l.timeout > longestShared {
 		return newStoreClock(now.Add(l.timeout))
 	}
 	if clock := l.shared.Load(); clock != nil {
 		if deadline, _ := clock.Deadline(); deadline.Sub(now) >= l.timeout-l.timeout/sharedPart {
-			return clock
+			if clock.server != server { // each would replace the other's, which nobody ends
+				return newStoreClock(now.Add(l.timeout))
+			}
+			return &clock.storeClock
 		}
 	}
-	clock := newStoreClock(now.Add(l.timeout))
+	clock := &sharedClock{*newStoreClock(now.Add(l.timeout)), server}
 	clock.stop = nil
 	l.shared.Store(clock)
-	return clock
+	return &clock.storeClock
 }
 
 func newStoreClock(deadline time.Time) *storeClock {

@@ -1,18 +1,23 @@
 package session
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"example.com/session/internal/codec"
 )
 
 // Cookie says how the session cookie looks (RFC 6265bis section 4.1). Its zero value is a cookie named
@@ -26,8 +31,17 @@ type Cookie struct {
 	Path string
 	// Domain extends the cookie to all hosts below it; empty means the host that sets it, alone.
 	Domain string
+	// Former are scopes that the cookie had before a change of Path or Domain. Browsers take a cookie of another scope for
+	// another cookie: without this, the one from before stays, and comes along with each request. What is named here is
+	// removed with the answer that sets the cookie next, or removes it. Empty means that there are none.
+	Former []CookieScope
 	// SameSite is the attribute of that name; zero means http.SameSiteLaxMode.
 	SameSite http.SameSite
+	// Partitioned keeps the cookie apart for each site that embeds this one (CHIPS, draft-cutler-httpbis-partitioned-cookies):
+	// a session within a frame then is another one on every site around it. It needs Secure, and SameSite to be
+	// http.SameSiteNoneMode to be of use. Without it, browsers block such cookies more and more. After a change, name the
+	// scope before in Former. A session can be found by either cookie meanwhile.
+	Partitioned bool
 	// Persistent cookies survive the end of the browser and carry an expiry that slides with the session's;
 	// false means a cookie that ends with the browser. A session can choose for itself, see
 	// Session.SetPersistent.
@@ -40,9 +54,13 @@ type Cookie struct {
 	InsecureScriptAccess bool
 }
 
+// A CookieScope says where a browser sends a cookie. Its fields are those of Cookie.
+type CookieScope struct {
+	Path, Domain string
+	Partitioned  bool
+}
+
 const (
-	tokenSize = 32 // 256 bits, four times what OWASP asks for
-	macSize   = sha256.Size
 	// maxCookieSize bounds name, value and attributes: user agents need not keep more (RFC 6265bis section 5.6).
 	maxCookieSize = 4096
 	// maxAttribute is the longest attribute that user agents look at (RFC 6265bis section 5.6).
@@ -58,108 +76,209 @@ const (
 	minSecret = 32
 )
 
-var (
-	cookieEncoding = base64.RawURLEncoding.Strict()
-	encodedSize    = cookieEncoding.EncodedLen(tokenSize + macSize)
+const (
+	nameSize  = 16
+	keySize   = 16
+	countSize = 4
+	macSize   = sha256.Size
+	tokenSize = nameSize + keySize + countSize + macSize
 )
 
-// A token is what a client holds to prove that a session is its own. Nothing but the cookie carries it.
-type token [tokenSize]byte
+var (
+	cookieEncoding = base64.RawURLEncoding.Strict()
+	encodedSize    = cookieEncoding.EncodedLen(tokenSize)
+)
 
-// newToken returns 256 random bits.
+// A token is what a client holds to prove that a session is its own.
+type token struct {
+	name   [nameSize]byte // of the session, from its first save to its end: 128 random bits
+	key    [keySize]byte  // the secret part, which each login replaces: 128 random bits
+	count  uint32         // of the renewals
+	secret int32          // which of the manager's secrets signed it
+}
+
+// newToken returns the token of a new session.
 func newToken() token {
-	var t token
-	rand.Read(t[:]) // never fails: the program ends instead
+	t := token{count: 1}
+	rand.Read(t.name[:]) // never fails: the program ends instead
+	rand.Read(t.key[:])
 	return t
 }
 
-// id returns the name of the record that belongs to the token.
-func (t *token) id() ID { return sha256.Sum256(t[:]) }
+// id returns where the session's record is.
+func (t *token) id() ID { return sha256.Sum256(t.name[:]) }
 
-// A signer makes and checks the values of one cookie. It is immutable and safe for concurrent use.
+// keyHash returns what the record has of the token's key.
+func (t *token) keyHash() codec.KeyHash {
+	const purpose = "session key:" // no other hash is made of what begins like this
+	var b [len(purpose) + keySize]byte
+	copy(b[copy(b[:], purpose):], t.key[:])
+	sum := sha256.Sum256(b[:])
+	return codec.KeyHash(sum[:len(codec.KeyHash{})])
+}
+
+// same reports whether two tokens are the same to their client, whichever secret signed them.
+func (t *token) same(other *token) bool {
+	return t.name == other.name && t.key == other.key && t.count == other.count
+}
+
+// supersedes reports whether t is a newer cookie of the same session as other, or the same one.
+func (t *token) supersedes(other *token) bool {
+	return t.name == other.name && t.key == other.key && t.count >= other.count
+}
+
+// A signer makes and checks tokens as text, for one cookie or other transport. It is immutable and safe for concurrent use.
 type signer struct {
-	name string
-	keys []*macKey // the first one signs, all verify
+	purpose []byte    // what each MAC begins with
+	keys    []*macKey // the first one signs, all verify
+}
+
+// A cookieSigner makes and checks the values of one cookie.
+type cookieSigner struct {
+	signer
+	name    string
+	scope   string   // the attributes before the lifetime,
+	flags   string   // and those behind it
+	removes []string // lines that remove the cookie where it was before
 }
 
 // A macKey is a secret with its HMAC states, which are costly to set up.
-type macKey struct{ pool sync.Pool }
+type macKey struct {
+	secret []byte
+	pool   sync.Pool
+}
 
 // A macState is an HMAC with room for what goes in and comes out of it: passed to the hash.Hash interface, a
 // local array would be allocated each time.
 type macState struct {
 	hash.Hash
-	buf [128]byte
+	buf [96]byte // what is signed has less, but for what is signed rarely
 }
 
-func newSigner(name string, secrets [][]byte) *signer {
-	s := &signer{name: name}
-	for _, secret := range secrets {
-		secret := append([]byte(nil), secret...) // the caller may wipe its own
-		s.keys = append(s.keys, &macKey{sync.Pool{New: func() any { return &macState{Hash: hmac.New(sha256.New, secret)} }}})
-	}
+// newSigner returns the signer of a transport. What it signs is good for no other one, and for no manager whose cookie has
+// another name.
+func newSigner(transport, name string, keys []*macKey) signer {
+	return signer{codec.Joined("session token", transport, name), keys}
+}
+
+func newCookieSigner(c Cookie, keys []*macKey) *cookieSigner {
+	s := &cookieSigner{signer: newSigner("cookie", c.Name, keys), name: c.Name, removes: c.removals()}
+	sample := c.cookie("", 0)
+	sample.MaxAge = 1
+	before, after, _ := strings.Cut(sample.String(), "; Max-Age=1")
+	s.scope, s.flags = strings.TrimPrefix(before, c.Name+"="), after
 	return s
 }
 
-// sum returns HMAC-SHA256(secret, first ‖ second).
-func (k *macKey) sum(first string, second []byte) [macSize]byte {
+func newMacKey(secret []byte) *macKey {
+	secret = append([]byte(nil), secret...) // the caller may wipe its own
+	return &macKey{secret, sync.Pool{New: func() any { return &macState{Hash: hmac.New(sha256.New, secret)} }}}
+}
+
+// sum returns HMAC-SHA256(secret, purpose ‖ data), where purpose says how long it is itself, and of data always has the
+// same length.
+func (k *macKey) sum(purpose, data []byte) [macSize]byte {
 	h := k.pool.Get().(*macState)
 	defer k.pool.Put(h)
 	h.Reset()
-	h.Write(append(append(h.buf[:0], first...), second...))
+	h.Write(purpose)
+	h.Write(append(h.buf[:0], data...))
 	return [macSize]byte(h.Sum(h.buf[:0]))
 }
 
-// sign returns the cookie's value for the token.
-func (s *signer) sign(t *token) string {
-	sum := s.keys[0].sum(s.name, t[:])
-	return cookieEncoding.EncodeToString(slices.Concat(t[:], sum[:]))
+// signed appends the parts of the token that the MAC covers.
+func (t *token) signed(b []byte) []byte {
+	b = append(append(b, t.name[:]...), t.key[:]...)
+	return binary.BigEndian.AppendUint32(b, t.count)
 }
 
-// verify checks a cookie's value, and sets l's token if it passes. Only the one canonical form of a value does.
-func (s *signer) verify(value string, l *link) bool {
+// appendText appends the token as text.
+func (s *signer) appendText(b []byte, t *token) []byte {
+	raw := t.signed(make([]byte, 0, tokenSize))
+	sum := s.keys[0].sum(s.purpose, raw)
+	return cookieEncoding.AppendEncode(b, append(raw, sum[:]...))
+}
+
+// setCookie returns the line that sets the cookie to the token, until a time in Unix milliseconds, or until the browser is
+// closed if that is 0. It is http.Cookie.String without the garbage.
+func (s *cookieSigner) setCookie(t *token, expires int64, now time.Time) string {
+	b := append(append(make([]byte, 0, 256), s.name...), '=')
+	b = append(s.appendText(b, t), s.scope...)
+	if expires != 0 {
+		left := min(expires-now.UnixMilli(), maxCookieAge.Milliseconds())
+		age := max(time.Duration(left)*time.Millisecond, time.Second)
+		b = now.Add(age).UTC().AppendFormat(append(b, "; Expires="...), http.TimeFormat)
+		b = strconv.AppendInt(append(b, "; Max-Age="...), int64(age/time.Second), 10)
+	}
+	return string(append(b, s.flags...))
+}
+
+// verify returns the token in a text, if that passes the check. Only the one canonical form does.
+func (s *signer) verify(value string) (token, bool) {
 	if len(value) != encodedSize {
-		return false
+		return token{}, false
 	}
-	var text [(tokenSize+macSize)*4/3 + 2]byte
-	var raw [tokenSize + macSize]byte
+	var text [tokenSize*4/3 + 2]byte
+	var raw [tokenSize]byte
 	if n, err := cookieEncoding.Decode(raw[:], text[:copy(text[:], value)]); err != nil || n != len(raw) {
-		return false
+		return token{}, false
 	}
-	t := token(raw[:tokenSize])
 	for i, k := range s.keys {
-		if sum := k.sum(s.name, t[:]); hmac.Equal(sum[:], raw[tokenSize:]) {
-			*l = link{token: t, key: i}
-			return true
+		if sum := k.sum(s.purpose, raw[:tokenSize-macSize]); hmac.Equal(sum[:], raw[tokenSize-macSize:]) {
+			t := token{secret: int32(i), count: binary.BigEndian.Uint32(raw[nameSize+keySize:])}
+			copy(t.name[:], raw[:])
+			copy(t.key[:], raw[nameSize:])
+			return t, true
 		}
 	}
-	return false
+	return token{}, false
 }
 
 // refusal says why a signer refuses a value.
-func refusal(value string) string {
-	if raw, err := cookieEncoding.DecodeString(value); err != nil || len(raw) != tokenSize+macSize {
-		return "malformed"
+func refusal(value string) Reason {
+	if raw, err := cookieEncoding.DecodeString(value); err != nil || len(raw) != tokenSize {
+		return ReasonMalformed
 	}
-	return "not signed with a known secret"
+	return ReasonBadSignature
 }
 
-// successor derives the token that follows t when its record is sealed with the nonce: whoever holds t can
-// find it with the server's help, and nobody else can, not with a copy of the store either.
-func (s *signer) successor(key int, t *token, nonce []byte) token {
-	return s.keys[key].sum(string(t[:]), nonce)
+// derived returns the token of the session that an old system's session became: whoever has its cookie finds it with
+// the server's help, and nobody else can, not with a copy of the store either.
+func (s *cookieSigner) derived(secret int, old ID, nonce []byte) token {
+	purpose := codec.Joined("session migration", s.name, string(old[:]))
+	sum := s.keys[secret].sum(purpose, nonce)
+	t := token{count: 1, secret: int32(secret)}
+	copy(t.name[:], sum[:])
+	copy(t.key[:], sum[nameSize:])
+	return t
+}
+
+// sessionCipher returns the cipher of a session's payload by one of the secrets, nil after the last of them.
+func (m *Manager) sessionCipher(secret int, t *token) *codec.Cipher {
+	if secret >= len(m.signer.keys) {
+		return nil
+	}
+	return codec.NewSessionCipher(m.signer.keys[secret].secret, &t.name, &t.key)
+}
+
+// sealer returns the cipher for what is to be saved, nil if it is not to be encrypted.
+func (m *Manager) sealer(t *token) *codec.Cipher {
+	if !m.encrypt {
+		return nil
+	}
+	return m.sessionCipher(0, t)
 }
 
 // A cookiePos is how far a request's cookies have been gone through.
 type cookiePos struct {
-	lines, bytes     int // whole Cookie lines, and bytes of the next one
-	checked, genuine int // cookies of the name
+	lines, bytes int // whole Cookie lines, and bytes of the next one
+	found        int // cookies of the name
 }
 
-// next returns the value of the next cookie of the name in the header's Cookie lines, and moves pos on. It is
-// http.Request.CookiesNamed without the garbage.
-func (s *signer) next(header http.Header, pos *cookiePos) (string, bool) {
-	for lines := header["Cookie"]; pos.lines < len(lines); {
+// next returns the value of the next cookie of the name in the header's Cookie lines, of which the first maxCookies count,
+// and moves pos on. It is http.Request.CookiesNamed without the garbage.
+func (pos *cookiePos) next(header http.Header, name string) (string, bool) {
+	for lines := header["Cookie"]; pos.lines < len(lines) && pos.found < maxCookies; {
 		rest := lines[pos.lines][pos.bytes:]
 		if rest == "" {
 			pos.lines, pos.bytes = pos.lines+1, 0
@@ -169,13 +288,15 @@ func (s *signer) next(header http.Header, pos *cookiePos) (string, bool) {
 		if pos.bytes += len(part); more {
 			pos.bytes++
 		}
-		name, value, ok := strings.Cut(strings.Trim(part, " \t"), "=")
-		if !ok || name != s.name {
+		value, ok := strings.CutPrefix(strings.Trim(part, " \t"), name)
+		if !ok || value == "" || value[0] != '=' {
 			continue
 		}
+		value = value[1:]
 		if end := len(value) - 1; end > 0 && value[0] == '"' && value[end] == '"' {
 			value = value[1:end]
 		}
+		pos.found++
 		return value, true
 	}
 	return "", false
@@ -196,10 +317,8 @@ func (c Cookie) check() (Cookie, error) {
 	fault := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("session: Options.Cookie: "+format, args...))
 	}
-	for _, field := range [...]http.Cookie{{Name: c.Name}, {Name: "x", Path: c.Path}, {Name: "x", Domain: c.Domain}} {
-		if err := field.Valid(); err != nil { // it stops at the first fault
-			fault("%s", strings.TrimPrefix(err.Error(), "http: "))
-		}
+	for _, text := range cookieFaults(c.Name, c.Path, c.Domain) {
+		fault("%s", text)
 	}
 	if c.Path[0] != '/' {
 		fault("Path %q does not start with a slash", c.Path)
@@ -211,6 +330,11 @@ func (c Cookie) check() (Cookie, error) {
 		sample := c.cookie(strings.Repeat("A", encodedSize), maxCookieAge)
 		if n := len(sample.String()); n > maxCookieSize {
 			fault("name and attributes are too long: the cookie has %d bytes, browsers keep %d", n, maxCookieSize)
+		}
+	}
+	for i := range c.Former {
+		for _, text := range c.formerFaults(i) {
+			fault("Former[%d]: %s", i, text)
 		}
 	}
 	lower := strings.ToLower(c.Name) // browsers compare the prefixes without regard to case
@@ -229,13 +353,58 @@ func (c Cookie) check() (Cookie, error) {
 			fault("the name %q asks for Secure and HttpOnly", c.Name)
 		}
 	}
-	if c.SameSite == http.SameSiteNoneMode && c.InsecureHTTP {
-		fault("SameSite=None asks for Secure")
+	if c.InsecureHTTP && (c.SameSite == http.SameSiteNoneMode || c.Partitioned) {
+		fault("SameSite=None and Partitioned ask for Secure")
 	}
 	if c.SameSite < http.SameSiteDefaultMode || c.SameSite > http.SameSiteNoneMode {
 		fault("SameSite %d is unknown", c.SameSite)
 	}
 	return c, errors.Join(errs...)
+}
+
+// cookieFaults says what is wrong with a cookie. net/http stops at the first fault, and quotes nothing.
+func cookieFaults(name, path, domain string) (faults []string) {
+	for _, field := range [...]struct {
+		name, value, takes string
+		sample             http.Cookie
+	}{
+		{"Name", name, "letters, digits and !#$%&'*+-.^_`|~ in ASCII", http.Cookie{Name: name}},
+		{"Path", path, "no semicolon, and printable ASCII alone", http.Cookie{Name: "x", Path: path}},
+		{"Domain", domain, "a host name in ASCII, such as example.com, without scheme, port or wildcard", http.Cookie{Name: "x", Domain: domain}},
+	} {
+		if field.sample.Valid() != nil {
+			faults = append(faults, fmt.Sprintf("%s %q is invalid: it takes %s", field.name, field.value, field.takes))
+		}
+	}
+	return faults
+}
+
+// formerFaults says what is wrong with a former scope.
+func (c *Cookie) formerFaults(i int) []string {
+	scope := c.Former[i]
+	faults := cookieFaults("x", scope.Path, scope.Domain)
+	if scope.Path != "" && scope.Path[0] != '/' {
+		faults = append(faults, fmt.Sprintf("Path %q does not start with a slash", scope.Path))
+	}
+	same := func(a, b string) bool {
+		return strings.EqualFold(strings.TrimPrefix(a, "."), strings.TrimPrefix(b, "."))
+	}
+	switch {
+	case cmp.Or(scope.Path, "/") == c.Path && same(scope.Domain, c.Domain) && scope.Partitioned == c.Partitioned:
+		faults = append(faults, "it is the present scope, the cookie would be removed as it is set")
+	case strings.HasPrefix(strings.ToLower(c.Name), "__host-") && (cmp.Or(scope.Path, "/") != "/" || scope.Domain != ""):
+		faults = append(faults, fmt.Sprintf("the name %q has had no other scope", c.Name))
+	}
+	return faults
+}
+
+// removals returns the lines that remove the cookie where it was before.
+func (c Cookie) removals() (lines []string) {
+	for _, scope := range c.Former {
+		c.Path, c.Domain, c.Partitioned = cmp.Or(scope.Path, "/"), scope.Domain, scope.Partitioned
+		lines = append(lines, c.cookie("", -1).String())
+	}
+	return lines
 }
 
 // cookie returns the cookie for a value. It ends with the browser if maxAge is 0, and at once if it is
@@ -249,6 +418,8 @@ func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
 		SameSite: c.SameSite,
 		Secure:   !c.InsecureHTTP,
 		HttpOnly: !c.InsecureScriptAccess,
+
+		Partitioned: c.Partitioned,
 	}
 	switch {
 	case maxAge < 0:
@@ -262,69 +433,99 @@ func (c Cookie) cookie(value string, maxAge time.Duration) *http.Cookie {
 	return cookie
 }
 
-// set puts the cookie into the header of a response, in place of any of the same name, of which there is to be one
-// at most (RFC 6265 section 4.1.1), and keeps the response out of shared caches.
-func (c Cookie) set(header http.Header, cookie *http.Cookie) {
-	c.unset(header)
-	header["Set-Cookie"] = append(header["Set-Cookie"], cookie.String())
+// setCookieLine puts the cookie into the header of a response, in place of any of the same name, of which there is to be one
+// at most (RFC 6265 section 4.1.1) but for those that remove it elsewhere, and keeps the response out of shared caches.
+func setCookieLine(header http.Header, name, line string, removals ...string) {
+	unsetCookie(header, name)
+	header["Set-Cookie"] = append(append(header["Set-Cookie"], removals...), line)
 	notShared(header)
 }
 
-// notShared keeps a response out of shared caches.
-func notShared(header http.Header) {
-	for _, name := range [...]string{"Cache-Control", "Cdn-Cache-Control", "Surrogate-Control"} {
-		if lines, ok := header[name]; ok || name == "Cache-Control" {
-			header[name] = []string{private(lines)}
+// notShared keeps a response out of shared caches, and notStored out of all.
+func notShared(header http.Header) { restrict(header, "private") }
+func notStored(header http.Header) { restrict(header, "no-store") }
+
+// restrict puts the directive into all that caches obey, which is more than Cache-Control: targeted fields (RFC 9213
+// section 2) go before it, and so do Surrogate-Control (Varnish, Fastly, Squid), Edge-Control (Akamai) and X-Accel-Expires
+// (nginx), which have no word for private. A handler may have written their names in another case than Set would.
+func restrict(header http.Header, directive string) {
+	if _, ok := header["Cache-Control"]; !ok {
+		header["Cache-Control"] = nil
+	}
+	for name, lines := range header {
+		const targeted = "Cache-Control"
+		switch at := len(name) - len(targeted); {
+		case at >= 0 && strings.EqualFold(name[at:], targeted):
+			header[name] = []string{restricted(lines, directive)}
+		case strings.EqualFold(name, "Surrogate-Control"), strings.EqualFold(name, "Edge-Control"):
+			header[name] = []string{restricted(lines, "no-store")}
+		case strings.EqualFold(name, "X-Accel-Expires"):
+			header[name] = []string{"0"}
 		}
 	}
 }
 
-// unset removes the cookie from the header of a response.
-func (c Cookie) unset(header http.Header) {
+// unsetCookie removes the cookie from the header of a response.
+func unsetCookie(header http.Header, name string) {
+	if len(header["Set-Cookie"]) == 0 {
+		return
+	}
 	lines := slices.DeleteFunc(slices.Clone(header["Set-Cookie"]), func(line string) bool {
-		return strings.HasPrefix(line, c.Name+"=")
+		return strings.HasPrefix(line, name+"=")
 	})
 	if header["Set-Cookie"] = lines; len(lines) == 0 {
 		delete(header, "Set-Cookie")
 	}
 }
 
-// private returns the Cache-Control directives (RFC 9111 section 5.2.2) with shared caches shut out. A
-// directive that is at least as strict stays as it is.
-func private(lines []string) string {
+// restricted returns the directives of Cache-Control (RFC 9111 section 5.2.2) and its like with one more: private, or
+// no-store. One that is at least as strict stays as it is, and those that it contradicts go.
+func restricted(lines []string, directive string) string {
+	if len(lines) == 0 {
+		return directive
+	}
 	var kept []string
 	isPrivate, noStore, mustUnderstand := false, false, false
-	for directive := range splitDirectives(strings.Join(lines, ",")) {
-		name, _, hasValue := strings.Cut(directive, "=")
-		switch strings.ToLower(strings.TrimSpace(name)) {
-		case "":
+	for d := range splitDirectives(strings.Join(lines, ",")) {
+		end := strings.IndexAny(d, "=;") // in Surrogate-Control, a semicolon names the cache that is meant
+		bare := end < 0
+		if bare {
+			end = len(d)
+		}
+		switch strings.ToLower(strings.TrimSpace(d[:end])) {
+		case "", "public", "s-maxage", "shared": // the last one is LiteSpeed's
 			continue
-		case "public", "s-maxage":
-			continue
+		case "max-age", "cache-maxage", "!no-store": // the others are Akamai's
+			if directive == "no-store" {
+				continue
+			}
 		case "no-store":
-			noStore = true
+			noStore = noStore || bare
 		case "must-understand": // caches that know it pass over no-store (RFC 9111 section 5.2.2.3)
 			mustUnderstand = true
 		case "private":
-			if hasValue { // names header fields, and leaves the rest to shared caches
+			isPrivate = isPrivate || bare
+			if !bare || directive == "no-store" { // with a value, it leaves all but the fields that it names to shared caches
 				continue
 			}
-			isPrivate = true
 		}
-		kept = append(kept, directive)
+		kept = append(kept, d)
 	}
-	if !isPrivate && (!noStore || mustUnderstand) {
-		kept = append(kept, "private")
+	if !(noStore && !mustUnderstand || isPrivate && directive == "private") {
+		kept = append(kept, directive)
 	}
 	return strings.Join(kept, ", ")
 }
 
-// splitDirectives goes through a comma-separated list in which quoted strings may hold commas.
+// splitDirectives goes through a comma-separated list in which quoted strings may hold commas. What is in a string that
+// does not end is left out: caches differ in what they make of it.
 func splitDirectives(list string) func(func(string) bool) {
 	return func(yield func(string) bool) {
 		start, quoted := 0, false
 		for i := 0; i <= len(list); i++ {
 			switch {
+			case quoted && i == len(list):
+				return
 			case i == len(list) || list[i] == ',' && !quoted:
 				if !yield(strings.TrimSpace(list[start:i])) {
 					return
@@ -339,15 +540,15 @@ func splitDirectives(list string) func(func(string) bool) {
 	}
 }
 
-// varyCookie says that the response depends on the request's cookies (RFC 9110 section 12.5.5).
-func varyCookie(header http.Header) {
+// vary says that the response depends on a field of the request's header (RFC 9110 section 12.5.5).
+func vary(header http.Header, name string) {
 	for _, line := range header["Vary"] {
 		for field := range strings.SplitSeq(line, ",") {
 			field = strings.TrimSpace(field)
-			if field == "*" || strings.EqualFold(field, "Cookie") {
+			if field == "*" || strings.EqualFold(field, name) {
 				return
 			}
 		}
 	}
-	header["Vary"] = append(header["Vary"], "Cookie")
+	header["Vary"] = append(header["Vary"], name)
 }

@@ -2,10 +2,12 @@ package session_test
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // What the options say is what the browser is told, when the cookie is set and when it is removed.
@@ -39,7 +42,7 @@ func TestCookieAttributes(t *testing.T) {
 			m := newManager(t, session.NewMemoryStore(), &session.Options{Cookie: test.cookie})
 			line := setCookie(t, serve(handle(m, func(s *session.Session) { s.Set("k", 1) })).Header, name)
 			value := cookieValue(line)
-			if want := name + "=" + value + "; " + attributes; line != want || len(value) != 86 {
+			if want := name + "=" + value + "; " + attributes; line != want || len(value) != 91 {
 				t.Errorf("the cookie is set by %q, want %q", line, want)
 			}
 			for how, end := range map[string]func(*session.Session){
@@ -157,7 +160,7 @@ func wantLifetime(t *testing.T, line string, want time.Duration) {
 
 // A value that this manager did not sign costs no store call and leads to a new session.
 func TestForgedCookie(t *testing.T) {
-	store := newCounting()
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	value, _ := begin(t, m)
 	second, _ := begin(t, m)
@@ -215,13 +218,13 @@ func TestForgedCookie(t *testing.T) {
 			if forged == value {
 				t.Fatal("it is the genuine value")
 			}
-			store.calls()
+			store.Calls()
 			serve(handle(m, func(s *session.Session) {
 				if !s.IsNew() || s.WasUnknown() || s.Len() > 0 {
 					t.Error("the request has a session")
 				}
 			}), "session_id="+forged)
-			if calls := store.calls(); calls != [4]int{} {
+			if calls := store.Calls(); calls != [4]int{} {
 				t.Errorf("loads, saves, touches, deletes: %v", calls)
 			}
 		})
@@ -235,24 +238,26 @@ func TestForgedCookie(t *testing.T) {
 	}
 }
 
-// A cookie is 256 random bits and their MAC, of which nothing is the same in another one, whatever the session holds.
+// A new cookie is 256 random bits, a count and their MAC, of which nothing but the count is the same in another one,
+// whatever the session holds.
 func TestTokens(t *testing.T) {
 	const n = 4096
 	m := newManager(t, session.NewMemoryStore(), nil)
 	seen := make(map[string]bool)
-	var ones [8 * 64]int
+	var ones [8 * 64]int // less the count
 	for range n {
 		line := setCookie(t, serve(handle(m, func(s *session.Session) { s.Set("k", "v") })).Header, "session_id")
 		value, err := base64.RawURLEncoding.DecodeString(cookieValue(line))
-		if err != nil || len(value) != 64 {
-			t.Fatalf("the cookie has %d bytes, %v", len(value), err)
+		if err != nil || len(value) != 68 || binary.BigEndian.Uint32(value[32:]) != 1 {
+			t.Fatalf("the cookie is %x, %v", value, err)
 		}
-		for _, half := range []string{string(value[:32]), string(value[32:])} {
-			if seen[half] {
-				t.Fatal("two cookies have a half in common")
+		for _, part := range []string{string(value[:16]), string(value[16:32]), string(value[36:])} {
+			if seen[part] {
+				t.Fatal("two cookies have a part in common")
 			}
-			seen[half] = true
+			seen[part] = true
 		}
+		value = slices.Delete(value, 32, 36)
 		for i := range ones {
 			ones[i] += int(value[i/8] >> (i % 8) & 1)
 		}
@@ -268,10 +273,10 @@ func TestTokens(t *testing.T) {
 func TestPlantedCookies(t *testing.T) {
 	for _, planted := range []int{0, 1, 2, 9, 200} {
 		for _, at := range slices.Compact([]int{0, planted / 2, max(0, planted-1), planted}) {
-			store := newCounting()
+			store := double.New(session.NewMemoryStore())
 			m := newManager(t, store, nil)
 			value, _ := begin(t, m)
-			store.calls()
+			store.Calls()
 			var line []string
 			for i := range planted + 1 {
 				if i == at {
@@ -287,7 +292,7 @@ func TestPlantedCookies(t *testing.T) {
 						t.Errorf("behind %d planted cookies the session is found: %v", at, got)
 					}
 				}), lines...)
-				if calls := store.calls(); calls[0] > 1 || calls[1]+calls[2]+calls[3] > 0 {
+				if calls := store.Calls(); calls[0] > 1 || calls[1]+calls[2]+calls[3] > 0 {
 					t.Errorf("loads, saves, touches, deletes: %v", calls)
 				}
 			}
@@ -297,7 +302,7 @@ func TestPlantedCookies(t *testing.T) {
 
 // A genuine cookie whose session has ended does not hide one that is alive, and costs a bounded number of loads.
 func TestDeadCookies(t *testing.T) {
-	store := newCounting()
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	var dead []string
 	for range 20 {
@@ -306,15 +311,15 @@ func TestDeadCookies(t *testing.T) {
 		dead = append(dead, "session_id="+value)
 	}
 	value, _ := begin(t, m)
-	store.calls()
+	store.Calls()
 	serve(handle(m, func(s *session.Session) {
 		if !s.Has("k") {
 			t.Error("the live session is not found")
 		}
 	}), append(dead[:7:7], "session_id="+value)...)
-	store.calls()
+	store.Calls()
 	serve(handle(m, func(s *session.Session) { s.Has("k") }), dead...)
-	if calls := store.calls(); calls[0] > 8 {
+	if calls := store.Calls(); calls[0] > 8 {
 		t.Errorf("%d loads for one request", calls[0])
 	}
 }
@@ -322,7 +327,7 @@ func TestDeadCookies(t *testing.T) {
 // After a change of the secret, sessions live on, and their cookies are signed anew when they are next sent.
 func TestSecretRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &dyingStore{MemoryStore: session.NewMemoryStore(), left: -1}
+		store := session.NewMemoryStore()
 		manager := func(secrets ...[]byte) *session.Manager {
 			m, err := session.New(store, secrets[0], &session.Options{PreviousSecrets: secrets[1:],
 				RenewInterval: time.Minute, SweepInterval: session.Never, Logger: quiet})
@@ -360,31 +365,26 @@ func TestSecretRotation(t *testing.T) {
 		}
 		send(after, next, true)
 		send(before, next, false)
-		// Requests that carry the old cookie follow, wherever they arrive; each process signs with its own secret.
+		// Requests that carry the old cookie are answered with the new one, wherever they arrive; each process signs with its own
+		// secret.
 		if got := send(both, old, true); got != next {
 			t.Error("the old cookie leads elsewhere")
 		}
 		send(after, send(both, old, true), true)
 		send(before, send(before, old, true), true)
 		send(before, send(swapped, old, true), true)
-		if token := func(value string) string { return value[:42] }; token(send(before, old, true)) != token(next) {
-			t.Error("two processes derive different successors")
+		if token := func(value string) string { return value[:48] }; token(send(before, old, true)) != token(next) {
+			t.Error("two processes issue different cookies")
 		}
 
-		// The process dies between the two steps of a renewal, and one with other secrets in front takes over.
-		time.Sleep(time.Minute)
-		store.left = 1
-		res := serve(handle(both, func(s *session.Session) { s.Has("k") }), "session_id="+next)
-		store.left = -1
-		if setCookie(t, res.Header, "session_id") != "" {
-			t.Fatal("the renewal was completed")
+		// A cookie that an older secret signed is signed anew with the next save, due or not.
+		signed := send(swapped, old, true)
+		res := serve(handle(both, func(s *session.Session) { s.Set("more", 1) }), "session_id="+signed)
+		anew := cookieValue(setCookie(t, res.Header, "session_id"))
+		if anew != next {
+			t.Errorf("%q is signed anew as %q, want %q", signed, anew, next)
 		}
-		last := send(swapped, next, true)
-		if last == next {
-			t.Error("the renewal was not completed by the next request")
-		}
-		send(before, last, true)
-		send(both, last, true)
+		send(after, anew, true)
 	})
 }
 
@@ -396,7 +396,7 @@ func TestCookieJar(t *testing.T) {
 	mux.HandleFunc("/new", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Regenerate() })
 	mux.HandleFunc("/end", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Destroy() })
 	mux.HandleFunc("/get", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, session.FromContext(r.Context()).Has("k"), m.HasCookie(r))
+		fmt.Fprint(w, session.FromContext(r.Context()).Has("k"), m.HasToken(r))
 	})
 	jar, _ := cookiejar.New(nil)
 	srv := newServer(t, true, m.Handler(mux))
@@ -415,6 +415,85 @@ func TestCookieJar(t *testing.T) {
 		if got := get(step.path); got != step.want {
 			t.Errorf("%s: %q, want %q", step.path, got, step.want)
 		}
+	}
+}
+
+// After a change of Path or Domain, a browser keeps the cookie from before beside the new one, unless that scope is named
+// as a former one: then it goes with the arrival of the new one, and the session stays.
+func TestFormerScopes(t *testing.T) {
+	const here = "https://app.example.com/app/page"
+	for _, test := range []struct {
+		name     string
+		from, to session.CookieScope
+		also     []session.CookieScope // former ones
+		sees     string                // another page where the new cookie is sent
+	}{
+		{"to a domain", session.CookieScope{}, session.CookieScope{Domain: "example.com"}, nil, "https://other.example.com/"},
+		{"from a domain", session.CookieScope{Domain: "example.com"}, session.CookieScope{}, nil, "https://app.example.com/x"},
+		{"to a path", session.CookieScope{}, session.CookieScope{Path: "/app"}, nil, "https://app.example.com/app"},
+		{"from a path", session.CookieScope{Path: "/app"}, session.CookieScope{}, nil, "https://app.example.com/"},
+		{"both, and others", session.CookieScope{Path: "/app", Domain: "example.com"}, session.CookieScope{Path: "/app/page"},
+			[]session.CookieScope{{Path: "/elsewhere"}, {Domain: "app.example.com"}}, here},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := session.NewMemoryStore()
+				manager := func(scope session.CookieScope, former ...session.CookieScope) *session.Manager {
+					return newManager(t, store, &session.Options{SweepInterval: session.Never,
+						Cookie: session.Cookie{Path: scope.Path, Domain: scope.Domain, Former: former, Persistent: true}})
+				}
+				before, after := manager(test.from), manager(test.to, append(test.also, test.from)...)
+				jar, _ := cookiejar.New(nil)
+				cookies := func(page string) []*http.Cookie {
+					u, err := url.Parse(page)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return jar.Cookies(u)
+				}
+				visit := func(m *session.Manager, do func(*session.Session)) []string {
+					r := httptest.NewRequest(http.MethodGet, here, nil)
+					for _, c := range cookies(here) {
+						r.AddCookie(c)
+					}
+					w := httptest.NewRecorder()
+					handle(m, do).ServeHTTP(w, r)
+					jar.SetCookies(r.URL, w.Result().Cookies())
+					return w.Result().Header["Set-Cookie"]
+				}
+				has := func(n int, page string) {
+					t.Helper()
+					if got := cookies(page); len(got) != n {
+						t.Errorf("at %s there are the cookies %v, want %d", page, got, n)
+					}
+				}
+				alive := func(s *session.Session) {
+					if !s.Has("k") {
+						t.Error("the session is gone")
+					}
+				}
+				visit(before, func(s *session.Session) { s.Set("k", 1) })
+				if lines := visit(after, alive); len(lines) > 0 {
+					t.Errorf("a request that needs no cookie is answered with %q", lines)
+				}
+				has(1, here)
+				time.Sleep(5 * time.Minute)
+				lines := visit(after, alive)
+				if want := 2 + len(test.also); len(lines) != want || strings.Contains(lines[want-1], "Max-Age=0") {
+					t.Errorf("the renewal sends %q", lines)
+				}
+				has(1, here)
+				has(1, test.sees)
+				visit(after, alive)
+				visit(before, func(s *session.Session) { s.Regenerate(); alive(s) }) // a process of before is still there
+				has(2, here)
+				visit(after, func(s *session.Session) { alive(s); s.Regenerate() })
+				has(1, here)
+				visit(after, func(s *session.Session) { alive(s); s.Destroy() })
+				has(0, here)
+				has(0, test.sees)
+			})
+		})
 	}
 }
 
@@ -444,6 +523,8 @@ func TestCacheControl(t *testing.T) {
 		{"escaped quote", http.Header{"Cache-Control": {`ext="a\", private", public`}}, `ext="a\", private", private`},
 		{"several lines", http.Header{"Cache-Control": {"public", "max-age=1", "no-cache"}}, "max-age=1, no-cache, private"},
 		{"blanks and commas", http.Header{"Cache-Control": {" , public ,, max-age=1 ,"}}, "max-age=1, private"},
+		{"a quote that does not end", http.Header{"Cache-Control": {`max-age=1, ext="a, public`}}, "max-age=1, private"},
+		{"a value where none belongs", http.Header{"Cache-Control": {"no-store=1"}}, "no-store=1, private"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, how := range []string{"set", "removal"} {
@@ -478,16 +559,89 @@ func TestCacheControl(t *testing.T) {
 		t.Errorf("Cache-Control of a response without the cookie is %q", got)
 	}
 
-	// Headers for particular shared caches go before Cache-Control (RFC 9213), so they are held to the same.
-	res = serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("CDN-Cache-Control", "max-age=600")
-		w.Header().Set("Surrogate-Control", "max-age=600")
-		session.FromContext(r.Context()).Regenerate()
-	})), "session_id="+value)
-	for _, name := range []string{"CDN-Cache-Control", "Surrogate-Control"} {
-		if got := res.Header.Get(name); got != "max-age=600, private" {
-			t.Errorf("%s is %q", name, got)
-		}
+}
+
+// Shared caches obey other headers, too, and some of them before Cache-Control: a response that sets the cookie shuts all
+// of them out, and so does one that answers an error.
+func TestCacheControlElsewhere(t *testing.T) {
+	for _, test := range []struct{ name, value, private, noStore string }{
+		// Targeted fields (RFC 9213).
+		{"CDN-Cache-Control", "max-age=600", "max-age=600, private", "no-store"},
+		{"Cloudflare-CDN-Cache-Control", "public, max-age=3600", "max-age=3600, private", "no-store"},
+		{"Netlify-CDN-Cache-Control", `public, s-maxage=9, durable`, "durable, private", "durable, no-store"},
+		{"Vercel-CDN-Cache-Control", "private", "private", "no-store"},
+		{"Akamai-Cache-Control", "no-store", "no-store", "no-store"},
+		{"X-LiteSpeed-Cache-Control", "shared, max-age=60", "max-age=60, private", "no-store"},
+		{"Anybodys-Cache-Control", "max-age=1", "max-age=1, private", "no-store"},
+		// Edge Architecture Specification: Varnish, Fastly, Squid. "private" is no word of theirs.
+		{"Surrogate-Control", "max-age=600", "no-store", "no-store"},
+		{"Surrogate-Control", `max-age=600+60;squid, content="ESI/1.0", no-store;varnish`, `content="ESI/1.0", no-store;varnish, no-store`, `content="ESI/1.0", no-store;varnish, no-store`},
+		{"Surrogate-Control", "no-store, max-age=0", "no-store", "no-store"},
+		// Akamai.
+		{"Edge-Control", "!no-store, cache-maxage=1d, max-age=1h, dca=esi", "dca=esi, no-store", "dca=esi, no-store"},
+		{"Edge-Control", "bypass-cache", "bypass-cache, no-store", "bypass-cache, no-store"},
+		// nginx goes by this one first.
+		{"X-Accel-Expires", "3600", "0", "0"},
+		{"X-Accel-Expires", "@4102444800", "0", "0"},
+		// As somebody might write them who does not use Set.
+		{"=cdn-cache-control", "max-age=600", "max-age=600, private", "no-store"},
+		{"=cache-control", "public, max-age=600", "max-age=600, private", "no-store"},
+		{"=x-accel-expires", "60", "0", "0"},
+		// These are of no account beside Cache-Control, or concern others.
+		{"Expires", "Thu, 01 Jan 2099 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT"},
+		{"Pragma", "no-cache", "no-cache", "no-cache"},
+		{"X-Accel-Buffering", "no", "no", "no"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			name, exact := strings.CutPrefix(test.name, "=")
+			put := func(h http.Header) {
+				if exact {
+					h[name] = []string{test.value}
+				} else {
+					h.Set(name, test.value)
+				}
+			}
+			find := func(h http.Header) string {
+				if exact {
+					return strings.Join(h[name], "\n")
+				}
+				return strings.Join(h.Values(name), "\n")
+			}
+			store := double.New(session.NewMemoryStore())
+			m := newManager(t, store, &session.Options{Logger: quiet})
+			for how, use := range map[string]func(*session.Session){"set": (*session.Session).Regenerate, "removal": (*session.Session).Destroy} {
+				value, _ := begin(t, m)
+				w := &fakeWriter{header: http.Header{}}
+				r := httptest.NewRequest(http.MethodGet, "/", nil)
+				r.Header.Set("Cookie", "session_id="+value)
+				m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					put(w.Header())
+					use(session.FromContext(r.Context()))
+				})).ServeHTTP(w, r)
+				if got := find(w.header); got != test.private {
+					t.Errorf("%s: %s: %q becomes %q, want %q", how, name, test.value, got, test.private)
+				}
+				for line, values := range w.header {
+					if strings.EqualFold(line, "Cache-Control") && !strings.Contains(strings.Join(values, ","), "private") {
+						t.Errorf("%s: %s is %q", how, line, values)
+					}
+				}
+			}
+			for _, own := range []bool{false, true} {
+				m := m
+				if own {
+					m = newManager(t, store, &session.Options{ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(503) }})
+				}
+				store.Hook(double.Fail(errDown, double.Save))
+				w := &fakeWriter{header: http.Header{}}
+				put(w.header) // by middleware outside: what the handler had is dropped
+				handle(m, func(s *session.Session) { s.Set("k", 1) }).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+				store.Hook()
+				if got := find(w.header); got != test.noStore || w.header.Get("Cache-Control") != "no-store" {
+					t.Errorf("an error: %s: %q becomes %q, want %q; Cache-Control is %q", name, test.value, got, test.noStore, w.header.Get("Cache-Control"))
+				}
+			}
+		})
 	}
 }
 
@@ -558,5 +712,120 @@ func TestOneCookieOfTheName(t *testing.T) {
 	})))
 	if lines := res.Header.Values("Set-Cookie"); len(lines) != 2 || lines[0] != "session_id2=1" || !strings.HasPrefix(lines[1], "session_id=") {
 		t.Errorf("the cookies are %q", lines)
+	}
+}
+
+// Whatever the client sends: nothing reaches the store but the value that this manager signed.
+func FuzzCookie(f *testing.F) {
+	v := newVictim(f, session.Options{})
+	for _, seed := range []string{
+		"", "session_id", "session_id=", "session_id=GENUINE", "a=b; session_id=GENUINE; c=d", `session_id="GENUINE"`,
+		"session_id=GENUINE=", "session_id=x;session_id=x\nsession_id=GENUINE", " \t;;=;session_id==", "session_id=GENUINEGENUINE",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		lines := strings.Split(strings.ReplaceAll(text, "GENUINE", v.value), "\n")
+		var parts []string // as RFC 6265bis section 5.8.3 has a client put them together
+		for _, line := range lines {
+			for part := range strings.SplitSeq(line, ";") {
+				if name, value, ok := strings.Cut(strings.Trim(part, " \t"), "="); ok && name == "session_id" {
+					parts = append(parts, value)
+				}
+			}
+		}
+		parts = parts[:min(len(parts), 200)]
+		want := slices.Contains(parts, v.value) || slices.Contains(parts, `"`+v.value+`"`)
+		v.store.Calls()
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header["Cookie"] = lines
+		v.m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if got := v.m.HasToken(r); got != want {
+				t.Errorf("HasToken is %v for %q", got, lines)
+			}
+			if got := session.FromContext(r.Context()).Has("k"); got != want {
+				t.Errorf("the session is found: %v for %q", got, lines)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), r)
+		calls := 0
+		if want {
+			calls = 1
+		}
+		if got := v.store.Calls(); got != [4]int{calls, 0, 0, 0} {
+			t.Errorf("loads, saves, touches, deletes are %v for %q", got, lines)
+		}
+	})
+}
+
+// What a request with many cookies costs is in proportion to their number, whatever they are: others', forged ones of the
+// session's name, and genuine ones. So is what a response costs that sets many.
+func BenchmarkCookies(b *testing.B) {
+	v := newVictim(b, session.Options{})
+	forged := "session_id=" + strings.Repeat("A", 91)
+	for name, cookie := range map[string]string{"others": "other=value", "forged": forged, "same": "session_id=" + v.value} {
+		for _, n := range []int{100, 1000} {
+			b.Run(fmt.Sprint(name, "/", n), func(b *testing.B) {
+				r := httptest.NewRequest(http.MethodGet, "/", nil)
+				r.Header.Set("Cookie", strings.Repeat(cookie+"; ", n)+"session_id="+v.value)
+				h := handle(v.m, func(s *session.Session) { s.Has("k") })
+				for b.Loop() {
+					h.ServeHTTP(&fakeWriter{header: http.Header{}}, r)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/cookie")
+			})
+		}
+	}
+	for _, n := range []int{100, 1000} {
+		b.Run(fmt.Sprint("set/", n), func(b *testing.B) {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			h := v.m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for range n {
+					w.Header().Add("Set-Cookie", "other=value")
+				}
+				session.FromContext(r.Context()).Set("k", 1)
+			}))
+			for b.Loop() {
+				h.ServeHTTP(&fakeWriter{header: http.Header{}}, r)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/cookie")
+		})
+	}
+}
+
+// A partitioned cookie says so whenever it is set or removed; beside one of before that is not, the newest of a session
+// counts, and each request of either finds it.
+func TestPartitionedCookie(t *testing.T) {
+	store := session.NewMemoryStore()
+	whole := newManager(t, store, &session.Options{Cookie: session.Cookie{Name: "__Host-id", SameSite: http.SameSiteNoneMode}})
+	apart := newManager(t, store, &session.Options{Cookie: session.Cookie{Name: "__Host-id", SameSite: http.SameSiteNoneMode,
+		Partitioned: true, Former: []session.CookieScope{{}}}})
+	v := &visitor{t: t, m: whole}
+	v.visit(func(s *session.Session) { s.Set("k", 1) })
+	old := v.cookie.Value
+	res := serve(handle(apart, func(s *session.Session) { s.SetUser("ann") }), "__Host-id="+old)
+	lines := res.Header["Set-Cookie"]
+	if len(lines) != 2 || strings.Contains(lines[0], "Partitioned") || !strings.Contains(lines[0], "Max-Age=0") || !strings.Contains(lines[1], "; Partitioned") {
+		t.Fatalf("the login sets %q", lines)
+	}
+	fresh := cookieValue(lines[1])
+	for _, both := range []string{"__Host-id=" + old + "; __Host-id=" + fresh, "__Host-id=" + fresh + "; __Host-id=" + old} {
+		serve(handle(apart, func(s *session.Session) {
+			if s.User() != "ann" {
+				t.Errorf("%s leads to %v", both, s)
+			}
+		}), both)
+	}
+	res = serve(handle(apart, func(s *session.Session) { s.Destroy() }), "__Host-id="+fresh)
+	if lines := res.Header["Set-Cookie"]; len(lines) != 2 || !strings.Contains(lines[1], "Max-Age=0") || !strings.Contains(lines[1], "; Partitioned") {
+		t.Errorf("the logout sets %q", lines)
+	}
+	for name, c := range map[string]session.Cookie{
+		"without Secure": {Partitioned: true, InsecureHTTP: true},
+		"the same scope": {Partitioned: true, Former: []session.CookieScope{{Partitioned: true}}},
+		"another path":   {Name: "__Host-id", Partitioned: true, Former: []session.CookieScope{{Path: "/x"}}},
+	} {
+		if _, err := session.New(store, secretOf('s'), &session.Options{Cookie: c}); err == nil {
+			t.Errorf("%s: New returns no error", name)
+		}
 	}
 }

@@ -41,14 +41,14 @@
 // # The life of a session
 //
 // A session ends at [Session.Destroy], after [Options.IdleTimeout] without use, or [Options.AbsoluteTimeout] after
-// its beginning or the last login. Every [Options.RenewInterval] it is given another ID; the old one still leads
-// to it for [Options.RenewGrace], for requests that are under way. What has ended stays ended, whatever is still
-// in flight.
+// its beginning or the last login. It has one ID all that time. Every [Options.RenewInterval] its cookie is renewed; the
+// one before leads to it until the client has shown the new one, and for [Options.RenewGrace] and a minute after that,
+// so that no answer that gets lost logs anybody out. What has ended stays ended, whatever is still in flight.
 //
-// [Manager.UserSessions] lists the sessions of a user, [Manager.EndOtherSessions] logs out all other devices, and
-// [Options.MaxSessionsPerUser] limits them. [Session.FormToken] makes tokens for forms that may be sent once.
-// [Options.Bind] ties a session to a network or a browser, [Options.EncryptAtRest] makes a store unreadable for
-// its operator.
+// [Manager.Sessions] lists the sessions of a user, or of a label that logins gave them, [Manager.EndSessions] ends them, all or
+// all others ("log out my other devices"), and [Options.MaxSessionsPerUser] limits them. [Session.FormToken] makes tokens for forms that may be sent once.
+// [Options.Bind] ties a session to a network or a browser, and [Options.Device] to a key in the hardware of the user's device,
+// so that a copied cookie is worth minutes. [Options.EncryptAtRest] makes a store unreadable for its operator.
 //
 // # Stores
 //

@@ -1,387 +1,535 @@
+//go:build !encrypted
+
 package session_test
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"html/template"
 	"log"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
+	"sync/atomic"
+	"testing"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
+
 	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
 )
 
-// Who is logged in, and since when: a page that does something sensitive asks for the password again.
-func ExampleSession_SetUser() {
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{Cookie: insecure})
-	if err != nil {
-		log.Fatal(err)
+// An API for scripts of other origins: errors are JSON, also those of sessions, and the header that lets a script read
+// an answer is set around the manager, so that error answers have it too.
+func Example_api() {
+	const origin = "https://app.example.com" // of the pages with the scripts; the API is at https://api.example.com
+
+	fail := func(w http.ResponseWriter, status int, code string) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(map[string]string{"error": code})
 	}
-	defer m.Close()
-	get, done := browser(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		switch r.URL.Path {
-		case "/login": // once the password was checked
-			s.SetUser("ann")
-		case "/logout":
-			s.Destroy()
-		case "/account/close":
-			if s.User() == "" || time.Since(s.AuthenticatedAt()) > 10*time.Minute {
-				fmt.Fprintln(w, "enter your password")
+	store := &breakable{Store: session.NewMemoryStore()}
+	m, err := session.New(store, secret, &session.Options{
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if errors.Is(err, session.ErrGone) || errors.Is(err, session.ErrLockLost) {
+				fail(w, http.StatusConflict, "session_changed") // ask who is logged in, and send the request again
 				return
 			}
-		}
-		fmt.Fprintf(w, "user %q", s.User())
-	})))
-	defer done()
-	get("/account/close")
-	get("/login")
-	get("/account/close")
-	get("/logout")
-	// Output:
-	// /account/close: enter your password
-	// /login: user "ann"
-	// /account/close: user "ann"
-	// /logout: user ""
-}
-
-// A page "your devices": it lists the user's sessions, and ends one of them, or all others.
-func ExampleManager_UserSessions() {
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{Cookie: insecure, MaxSessionsPerUser: 5})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	mux := http.NewServeMux()
-	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) {
-		session.FromContext(r.Context()).SetUser("ann")
-	})
-	mux.HandleFunc("/devices", func(w http.ResponseWriter, r *http.Request) {
-		user := session.FromContext(r.Context()).User()
-		if user == "" {
-			fmt.Fprint(w, "log in first")
-			return
-		}
-		list, err := m.UserSessions(r.Context(), user)
-		if err != nil {
-			http.Error(w, "try again later", http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintf(w, "%d devices", len(list))
-		for _, s := range list { // s.Handle goes into the form that has EndSession called
-			if s.Current {
-				fmt.Fprint(w, ", this one from ", s.RemoteAddr)
-			}
-		}
-	})
-	mux.HandleFunc("/devices/end-others", func(w http.ResponseWriter, r *http.Request) {
-		n, err := m.EndOtherSessions(r.Context())
-		fmt.Fprint(w, n, " ended, error ", err)
-	})
-	phone, done := browser(m.Handler(mux))
-	defer done()
-	laptop, done := browser(m.Handler(mux))
-	defer done()
-	phone("/login")
-	laptop("/login")
-	laptop("/devices")
-	laptop("/devices/end-others")
-	laptop("/devices")
-	phone("/devices")
-	// Output:
-	// /login:
-	// /login:
-	// /devices: 2 devices, this one from 127.0.0.1
-	// /devices/end-others: 1 ended, error <nil>
-	// /devices: 1 devices, this one from 127.0.0.1
-	// /devices: log in first
-}
-
-// "Keep me logged in": this one session outlives the browser, and a month without use. The others end as usual.
-func ExampleSession_Remember() {
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{
-		AbsoluteTimeout: 90 * 24 * time.Hour, // the longest that anybody is remembered
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	login := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		s.SetUser("ann")
-		if r.FormValue("remember") != "" {
-			s.Remember(30 * 24 * time.Hour)
-		}
-	}))
-	for _, path := range []string{"/login", "/login?remember=yes"} {
-		w := httptest.NewRecorder()
-		login.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
-		fmt.Println(path, (time.Duration(w.Result().Cookies()[0].MaxAge) * time.Second).Round(time.Hour))
-	}
-	// Output:
-	// /login 0s
-	// /login?remember=yes 720h0m0s
-}
-
-// A form that can be sent once: by whom it was shown to, and by nobody who sends it again.
-func ExampleSession_UseFormToken() {
-	page := template.Must(template.New("").Parse(`<form method="post">{{.FormTokenInput}}<button>Pay</button></form>`))
-	m, err := session.New(session.NewMemoryStore(), secret, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		switch {
-		case r.Method == "GET":
-			var html bytes.Buffer // the token may begin a session, whose cookie has to go first
-			if err := page.Execute(&html, s); err != nil {
-				log.Print(err)
-			}
-			html.WriteTo(w)
-		case s.UseFormToken(r.Context(), r.FormValue(session.FormTokenField)):
-			fmt.Fprintln(w, "paid")
-		default:
-			http.Error(w, "this form was sent already, or is not yours", http.StatusForbidden)
-		}
-	}))
-
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	cookie := w.Result().Cookies()[0]
-	_, rest, _ := strings.Cut(w.Body.String(), `value="`)
-	token, _, _ := strings.Cut(rest, `"`)
-	for range 2 {
-		r := httptest.NewRequest("POST", "/?"+session.FormTokenField+"="+token, nil)
-		r.AddCookie(cookie)
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
-		fmt.Print(w.Code, " ", w.Body)
-	}
-	// Output:
-	// 200 paid
-	// 403 this form was sent already, or is not yours
-}
-
-// A lock is for who reads, asks somebody else, and writes what depends on both: one request of the session at a time.
-func ExampleSession_Lock() {
-	const balance session.Key[int] = "balance"
-
-	m, err := session.New(session.NewMemoryStore(), secret, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		if err := s.Lock(r.Context()); err != nil {
-			return // the client gets the answer of Options.ErrorHandler
-		}
-		n := balance.GetOr(s, 100)
-		time.Sleep(time.Millisecond) // a payment service takes its time
-		balance.Set(s, n-1)
-		fmt.Fprintln(w, n-1)
-	}))
-
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
-	cookie := w.Result().Cookies()[0]
-	pay := func() *httptest.ResponseRecorder {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.AddCookie(cookie)
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
-		return w
-	}
-	var clients sync.WaitGroup
-	for range 50 {
-		clients.Go(func() { pay() })
-	}
-	clients.Wait()
-	fmt.Print(pay().Body)
-	// Output: 48
-}
-
-// A session that is bound to a network and a User-Agent is no use to who stole its cookie and shows others. The owner
-// stays logged in.
-func ExampleBindAll() {
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{
-		Bind: session.BindAll(session.BindUserAgent, session.BindNetwork(24, 56, nil)),
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		if r.URL.Path == "/login" {
-			s.SetUser("ann")
-		}
-		fmt.Fprintf(w, "user %q", s.User())
-	}))
-	var cookies []*http.Cookie
-	visit := func(path, address, agent string) {
-		r := httptest.NewRequest("GET", path, nil)
-		r.RemoteAddr = address + ":1234"
-		r.Header.Set("User-Agent", agent)
-		for _, c := range cookies {
-			r.AddCookie(c)
-		}
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
-		if path == "/login" {
-			cookies = w.Result().Cookies()
-		}
-		fmt.Println(address, agent, w.Body)
-	}
-	visit("/login", "192.0.2.1", "Firefox")
-	visit("/", "192.0.2.77", "Firefox")
-	visit("/", "198.51.100.1", "Firefox")
-	visit("/", "192.0.2.1", "curl")
-	visit("/", "192.0.2.1", "Firefox")
-	// Output:
-	// 192.0.2.1 Firefox user "ann"
-	// 192.0.2.77 Firefox user "ann"
-	// 198.51.100.1 Firefox user ""
-	// 192.0.2.1 curl user ""
-	// 192.0.2.1 Firefox user "ann"
-}
-
-// With EncryptAtRest, who reads the store, or a backup of it, reads nothing: the key is in the client's cookie.
-func ExampleOptions_EncryptAtRest() {
-	for _, encrypt := range []bool{false, true} {
-		store := session.NewMemoryStore()
-		m, err := session.New(store, secret, &session.Options{EncryptAtRest: encrypt})
-		if err != nil {
-			log.Fatal(err)
-		}
-		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			session.FromContext(r.Context()).Set("diagnosis", "measles")
-		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-		for entry := range store.List(context.Background()) {
-			fmt.Println(encrypt, bytes.Contains(entry.Record.Data, []byte("measles")))
-		}
-		m.Close()
-	}
-	// Output:
-	// false true
-	// true false
-}
-
-// The ID changes from time to time. A request that is still on its way with the old cookie finds its session, for as
-// long as the grace lasts; then the old one is worth nothing.
-func ExampleOptions_RenewInterval() {
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{
-		RenewInterval: time.Millisecond, // usually 4 minutes
-		RenewGrace:    time.Minute,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer m.Close()
-	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session.FromContext(r.Context())
-		s.SetDefault("since", "Monday")
-		since, _ := s.Get("since")
-		fmt.Fprintln(w, since)
-	}))
-	visit := func(cookies []*http.Cookie) []*http.Cookie {
-		r := httptest.NewRequest("GET", "/", nil)
-		for _, c := range cookies {
-			r.AddCookie(c)
-		}
-		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
-		fmt.Print(w.Body)
-		return w.Result().Cookies()
-	}
-	first := visit(nil)
-	time.Sleep(time.Millisecond)
-	second := visit(first)
-	visit(first) // a late request
-	fmt.Println("another cookie:", first[0].Value != second[0].Value)
-	// Output:
-	// Monday
-	// Monday
-	// Monday
-	// another cookie: true
-}
-
-// To change the secret, keep the one before as long as its cookies may live. Nobody is logged out.
-func ExampleOptions_PreviousSecrets() {
-	store := session.NewMemoryStore()
-	newSecret := []byte("what a program reads from its environment")
-	visit := func(secret []byte, previous [][]byte, cookies []*http.Cookie) []*http.Cookie {
-		m, err := session.New(store, secret, &session.Options{PreviousSecrets: previous})
-		if err != nil {
-			log.Fatal(err)
-		}
-		defer m.Close()
-		r := httptest.NewRequest("GET", "/", nil)
-		for _, c := range cookies {
-			r.AddCookie(c)
-		}
-		w := httptest.NewRecorder()
-		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			s := session.FromContext(r.Context())
-			fmt.Println("new:", s.IsNew())
-			s.Set("seen", true)
-		})).ServeHTTP(w, r)
-		return w.Result().Cookies()
-	}
-	cookies := visit(secret, nil, nil)
-	visit(newSecret, [][]byte{secret}, cookies)
-	visit(newSecret, nil, cookies) // the one before was dropped too early for this cookie
-	// Output:
-	// new: true
-	// new: false
-	// new: true
-}
-
-// What happens to sessions goes to one function, as values that slog can print: the ID, and never the cookie.
-func ExampleOptions_Observer() {
-	logger := slog.New(slog.NewTextHandler(log.Writer(), nil)) // wherever the program logs to
-	var mu sync.Mutex
-	seen := []session.EventKind{}
-	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{
-		Logger: logger, // of what went wrong and no response could say
-		Observer: func(ctx context.Context, e session.Event) {
-			if e.Kind == session.EventStore {
-				return // each call to the store, with the time that it took
-			}
-			logger.DebugContext(ctx, "session", "event", e)
-			mu.Lock()
-			defer mu.Unlock()
-			seen = append(seen, e.Kind)
+			log.Print(r.Method, " ", r.URL.Path, ": ", err)
+			w.Header().Set("Retry-After", "5")
+			fail(w, http.StatusServiceUnavailable, "try_again")
 		},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer m.Close()
+
+	api := http.NewServeMux()
+	api.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).SetUser("ann") // once the password was checked
+		w.WriteHeader(http.StatusNoContent)
+	})
+	api.HandleFunc("GET /me", func(w http.ResponseWriter, r *http.Request) {
+		user := session.FromContext(r.Context()).User()
+		if user == "" {
+			fail(w, http.StatusUnauthorized, "log_in")
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(map[string]string{"user": user})
+	})
+	guard := http.NewCrossOriginProtection() // against forged requests; no tokens are needed
+	if err := guard.AddTrustedOrigin(origin); err != nil {
+		log.Fatal(err)
+	}
+	inner := m.Handler(guard.Handler(api))
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Origin")
+		if r.Header.Get("Origin") == origin {
+			w.Header().Set("Access-Control-Allow-Origin", origin) // "*" would not do for requests with cookies
+			w.Header().Set("Access-Control-Allow-Credentials", "true")
+		}
+		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			w.Header().Set("Access-Control-Allow-Methods", "GET, POST")
+			w.Header().Set("Access-Control-Allow-Headers", "Content-Type")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	})
+
 	var cookies []*http.Cookie
-	visit := func(fn func(*session.Session)) {
-		r := httptest.NewRequest("GET", "/", nil)
+	// What a page's fetch(url, {method, credentials: "include"}) sends.
+	fetch := func(method, path, from string) {
+		r := httptest.NewRequest(method, "https://api.example.com"+path, nil)
+		r.Header.Set("Origin", from)
+		r.Header.Set("Sec-Fetch-Site", "same-site")
 		for _, c := range cookies {
 			r.AddCookie(c)
 		}
 		w := httptest.NewRecorder()
-		m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fn(session.FromContext(r.Context()))
-		})).ServeHTTP(w, r)
+		handler.ServeHTTP(w, r)
 		if set := w.Result().Cookies(); len(set) > 0 {
 			cookies = set
 		}
+		readable := w.Header().Get("Access-Control-Allow-Origin") == from
+		fmt.Println(method, path, w.Code, "readable:", readable)
+		if w.Code >= 400 {
+			fmt.Println(" ", strings.TrimSpace(w.Body.String()))
+		}
 	}
-	visit(func(s *session.Session) { s.Set("cart", "tea") })
-	visit(func(s *session.Session) { s.SetUser("ann") })
-	visit(func(s *session.Session) { s.Destroy() })
-	fmt.Println(seen)
-	// Output: [created regenerated ended]
+	fetch("GET", "/me", origin)
+	fetch("POST", "/login", "https://other.example.com")
+	fetch("POST", "/login", origin)
+	fetch("GET", "/me", origin)
+	store.down.Store(true)
+	fetch("GET", "/me", origin)
+	// Output:
+	// GET /me 401 readable: true
+	//   {"error":"log_in"}
+	// POST /login 403 readable: false
+	//   cross-origin request detected from Sec-Fetch-Site header
+	// POST /login 204 readable: true
+	// GET /me 200 readable: true
+	// GET /me 503 readable: true
+	//   {"error":"try_again"}
+}
+
+// A breakable store can be down.
+type breakable struct {
+	session.Store
+	down atomic.Bool
+}
+
+func (s *breakable) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	if s.down.Load() {
+		return session.Record{}, errors.New("the server is down")
+	}
+	return s.Store.Load(ctx, id)
+}
+
+// A client without a cookie jar keeps one string: of each answer that sets the cookie it takes the new value, since
+// logins and renewals replace it, and of one that removes it, it forgets it.
+func Example_cookieByHand() {
+	m, err := session.New(session.NewMemoryStore(), secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/visit", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Set("seen", true) })
+	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).SetUser("ann") })
+	mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Destroy() })
+	mux.HandleFunc("/me", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%q", session.FromContext(r.Context()).User())
+	})
+	handler := m.Handler(mux)
+
+	cookie := "" // as the client keeps it, like a password, from one start to the next
+	send := func(path string) string {
+		r := httptest.NewRequest("GET", path, nil)
+		if cookie != "" {
+			r.Header.Set("Cookie", cookie)
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		for _, c := range w.Result().Cookies() {
+			if c.Name == "session_id" {
+				if cookie = c.Name + "=" + c.Value; c.MaxAge < 0 {
+					cookie = ""
+				}
+			}
+		}
+		return w.Body.String()
+	}
+	send("/visit")
+	before := cookie
+	send("/login")
+	fmt.Println(send("/me"), "with another cookie:", cookie != before)
+	send("/logout")
+	fmt.Printf("%s with the cookie %q\n", send("/me"), cookie)
+	// Output:
+	// "ann" with another cookie: true
+	// "" with the cookie ""
+}
+
+// A native application keeps its token by hand, and sends it in a header of its own. Browsers of the same site have
+// cookies.
+func Example_tokenHeader() {
+	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{TokenHeader: "Session-Token"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).SetUser("ann") })
+	mux.HandleFunc("POST /logout", func(w http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Destroy() })
+	mux.HandleFunc("GET /me", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%q", session.FromContext(r.Context()).User())
+	})
+	handler := m.Handler(mux)
+
+	token := "" // as the client keeps it, like a password, from one start to the next
+	send := func(method, path string) string {
+		r := httptest.NewRequest(method, path, nil)
+		r.Header.Set("Session-Token", token) // empty says that there is none yet
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if lines := w.Result().Header.Values("Session-Token"); len(lines) > 0 {
+			token = lines[0]
+		}
+		return w.Body.String()
+	}
+	send("POST", "/login")
+	fmt.Println(send("GET", "/me"), "with a token:", token != "")
+	send("POST", "/logout")
+	fmt.Println(send("GET", "/me"), "with a token:", token != "")
+	// Output:
+	// "ann" with a token: true
+	// "" with a token: false
+}
+
+// An OpenID provider tells by a back-channel logout which of its sessions has ended: a label finds those that began with it.
+func ExampleLabelled() {
+	m, err := session.New(session.NewMemoryStore(), secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	ctx := context.Background()
+	login := func(user, sid string) {
+		if _, err := m.Do(ctx, "", func(ctx context.Context) error {
+			session.FromContext(ctx).SetUser(user, session.Label{Name: "sid", Value: sid})
+			return nil
+		}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	login("ann", "08a5019c")
+	login("ann", "7cd4e2b1")
+
+	n, err := m.EndSessions(ctx, session.Labelled(session.Label{Name: "sid", Value: "08a5019c"}))
+	fmt.Println(n, err)
+	left, err := m.Sessions(ctx, session.OfUser("ann"))
+	fmt.Println(len(left), err)
+	// Output:
+	// 1 <nil>
+	// 1 <nil>
+}
+
+// A server of anything else than HTTP has the token from its client, and hands out the next one.
+func ExampleManager_Do() {
+	m, err := session.New(session.NewMemoryStore(), secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	ctx := context.Background()
+
+	token, err := m.Do(ctx, "", func(ctx context.Context) error {
+		session.FromContext(ctx).SetUser("ann")
+		return nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	token, err = m.Do(ctx, token, func(ctx context.Context) error {
+		fmt.Println(session.FromContext(ctx).User())
+		return errors.New("no room") // what this call has changed is dropped
+	})
+	fmt.Println(err, token != "")
+	// Output:
+	// ann
+	// no room true
+}
+
+// Where the browser can, a session is bound to its device; something sensitive asks for a proof of that, and for the password
+// where there is none.
+func ExampleManager_RequireDevice() {
+	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{Device: &session.DeviceBinding{Exclude: []string{"/static/"}}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	transfer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "done")
+	})
+	password := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if session.FromContext(r.Context()).Device().Locked {
+			fmt.Fprintln(w, "this is not the device that you logged in from, please log in again")
+			return
+		}
+		fmt.Fprintln(w, "please enter your password once more")
+	})
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).SetUser("ann") // offers it to the browser
+	})
+	mux.Handle("POST /transfer", m.RequireDevice(5*time.Minute, transfer, password))
+
+	login := httptest.NewRecorder()
+	m.Handler(mux).ServeHTTP(login, httptest.NewRequest("POST", "/login", nil))
+	fmt.Println(strings.HasPrefix(login.Header().Get("Secure-Session-Registration"), "(ES256 RS256);"))
+	next := httptest.NewRequest("POST", "/transfer", nil)
+	next.AddCookie(login.Result().Cookies()[0]) // of a browser without the hardware
+	answer := httptest.NewRecorder()
+	m.Handler(mux).ServeHTTP(answer, next)
+	fmt.Print(answer.Body)
+	// Output:
+	// true
+	// please enter your password once more
+}
+
+// htmx asks for parts of a page. A redirect to the login page, which its request would follow, put that page into the
+// place of the part; a header has the whole page go there.
+func Example_htmx() {
+	m, err := session.New(session.NewMemoryStore(), secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "HX-Request") // one URL, two answers
+		switch {
+		case session.FromContext(r.Context()).User() != "":
+			fmt.Fprint(w, "<li>a part")
+		case r.Header.Get("HX-Request") == "true":
+			w.Header().Set("HX-Redirect", "/login") // with a status of 200: htmx does not see headers of a 303
+		default:
+			http.Redirect(w, r, "/login", http.StatusSeeOther)
+		}
+	}))
+	for _, htmx := range []string{"", "true"} {
+		r := httptest.NewRequest("GET", "/part", nil)
+		r.Header.Set("HX-Request", htmx)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		fmt.Println(w.Code, w.Header().Get("Location"), w.Header().Get("HX-Redirect"), w.Header()["Vary"])
+	}
+	// Output:
+	// 303 /login  [HX-Request Cookie]
+	// 200  /login [HX-Request Cookie]
+}
+
+// Get has no type to decode into: integers come back as int64, maps as map[string]any. A typed key, or Decode, gives
+// back what was set. What they return is a copy: a change of it is stored by Set or Update.
+func ExampleSession_Get() {
+	const limits session.Key[map[string]int] = "limits"
+
+	m, err := session.New(session.NewMemoryStore(), secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		s.Set("n", 1)
+		s.Set("limits", map[string]int{"day": 10})
+
+		n, _ := s.Get("n")
+		_, isInt := n.(int)
+		fmt.Printf("%T %v\n", n, isInt)
+		v, _ := s.Get("limits")
+		fmt.Printf("%T %T\n", v, v.(map[string]any)["day"])
+
+		typed, _ := limits.Get(s)
+		fmt.Printf("%T %v\n", typed, typed)
+		typed["day"] = 20
+		again, _ := limits.Get(s)
+		fmt.Println(again)
+		limits.Set(s, typed)
+		again, _ = limits.Get(s)
+		fmt.Println(again)
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	// Output:
+	// int64 false
+	// map[string]interface {} int64
+	// map[string]int map[day:10]
+	// map[day:10]
+	// map[day:20]
+}
+
+// A form token makes a page that only reads into one that writes: a save each time it is shown, and for a visitor of whom
+// nothing was known a session of its own.
+func ExampleSession_FormToken() {
+	var calls []string
+	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{
+		Observer: func(_ context.Context, e session.Event) {
+			if e.Kind == session.EventStore {
+				calls = append(calls, e.Op)
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+	token := ""
+	handler := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		switch r.URL.Path {
+		case "/form":
+			token = s.FormToken()
+		case "/send":
+			s.UseFormToken(r.Context(), token)
+		default:
+			s.User()
+		}
+	}))
+	var cookies []*http.Cookie
+	for _, path := range []string{"/", "/form", "/", "/form", "/send"} {
+		r := httptest.NewRequest("GET", path, nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if set := w.Result().Cookies(); len(set) > 0 {
+			cookies = set
+		}
+		fmt.Println(path, calls, len(cookies), "cookie")
+		calls = nil
+	}
+	// Output:
+	// / [] 0 cookie
+	// /form [save] 1 cookie
+	// / [load] 1 cookie
+	// /form [load save] 1 cookie
+	// /send [load save] 1 cookie
+}
+
+// A server that has revisions of its own counts them its own way: one for all keys together, an ETag, a CAS value. The
+// record's version goes into the value then, and the write depends on the revision of the value that was looked at. So
+// a Save is two round trips. A server's count of the writes to one key, from 1, can be the version itself if what has
+// expired is removed before it is saved anew, since that has to become version 1.
+func ExampleStore_revisions() {
+	var store session.Store = &revisionStore{client: memcache.New("127.0.0.1:11211"), prefix: "app:"}
+	m, err := session.New(store, secret, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer m.Close()
+}
+
+// A revisionStore keeps records on Memcached as a server with revisions of its own, the "CAS values". (NewMemcacheStore
+// does it in one round trip, and has the server remove what has expired.) The client knows no contexts: its Timeout bounds
+// a call.
+type revisionStore struct {
+	client *memcache.Client
+	prefix string
+}
+
+func (s *revisionStore) key(id session.ID) string { return s.prefix + id.String() }
+
+func (s *revisionStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	_, rec, err := s.look(ctx, id)
+	if err == nil && rec.Version == 0 {
+		err = session.ErrNotFound
+	}
+	return rec, err
+}
+
+// look returns what is under the key, nil if nothing is, and the live record in it, of version 0 if there is none.
+func (s *revisionStore) look(ctx context.Context, id session.ID) (*memcache.Item, session.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, session.Record{}, err
+	}
+	item, err := s.client.Get(s.key(id))
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return nil, session.Record{}, nil
+	}
+	if err != nil || len(item.Value) < 16 { // not a record: it may be overwritten
+		return item, session.Record{}, err
+	}
+	rec := session.Record{Version: binary.BigEndian.Uint64(item.Value), Data: item.Value[16:]}
+	if expires := int64(binary.BigEndian.Uint64(item.Value[8:])); expires != 0 {
+		rec.Expires = time.UnixMilli(expires)
+	}
+	if !rec.Live(time.Now()) {
+		rec = session.Record{}
+	}
+	return item, rec, nil
+}
+
+func (s *revisionStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	item, current, err := s.look(ctx, id)
+	if err != nil {
+		return err
+	}
+	if current.Version != rec.Version {
+		return session.ErrConflict
+	}
+	expires := int64(0)
+	if !rec.Expires.IsZero() {
+		expires = max(1, rec.Expires.UnixMilli())
+	}
+	value := binary.BigEndian.AppendUint64(nil, rec.Version+1)
+	value = append(binary.BigEndian.AppendUint64(value, uint64(expires)), rec.Data...)
+	if item == nil {
+		err = s.client.Add(&memcache.Item{Key: s.key(id), Value: value})
+	} else { // what expired, too, is replaced at its revision, and not removed first: somebody may have been quicker
+		item.Value = value
+		err = s.client.CompareAndSwap(item)
+	}
+	switch {
+	case errors.Is(err, memcache.ErrNotStored), errors.Is(err, memcache.ErrCASConflict), errors.Is(err, memcache.ErrCacheMiss):
+		return session.ErrConflict
+	case err != nil && strings.Contains(err.Error(), "too large"):
+		return fmt.Errorf("%w: %v", session.ErrTooLarge, err)
+	}
+	return err
+}
+
+func (s *revisionStore) Delete(ctx context.Context, id session.ID) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := s.client.Delete(s.key(id))
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		err = nil
+	}
+	return err
+}
+
+// The stores of the examples keep the contract, races included: they are there to be copied.
+func TestMapStore(t *testing.T) {
+	newStore := func(*testing.T) session.Store { return newMapStore() }
+	sessiontest.Run(t, newStore)
+	sessiontest.RunSessions(t, newStore)
+}
+
+func TestRevisionStore(t *testing.T) {
+	server := servertest.Memcached(t)
+	newStore := func(t *testing.T) session.Store {
+		return &revisionStore{memcacheClient(t, server.Addrs...), uniquePrefix()}
+	}
+	sessiontest.Run(t, newStore)
+	sessiontest.RunSessions(t, newStore)
 }

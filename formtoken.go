@@ -26,9 +26,13 @@ const (
 )
 
 // FormToken returns a new token to be put into a form, 128 random bits as text. The session keeps it until it is
-// used; of more than 16 the oldest is dropped. It must be called before the response begins if the session is
+// used; of more than 16 the oldest is dropped, and the logger is told if they are of one request. Many forms of a page can
+// share one token, if the page is loaded anew once one of them was sent. It must be called before the response begins if the session is
 // new, as it needs the cookie then.
 func (s *Session) FormToken() string {
+	if s.forms.Add(1) > maxFormTokens {
+		s.core.m.advise(s.core.origin.context(), fmt.Sprintf("a response has more than %d form tokens: the first ones are worthless; have its forms share one", maxFormTokens))
+	}
 	t := make([]byte, formTokenSize)
 	rand.Read(t)
 	formTokens.Update(s, func(tokens [][]byte) [][]byte {
@@ -58,6 +62,9 @@ func (s *Session) HasFormToken(token string) bool {
 // store, at once, as Save does: of several requests that send the same form at the same time, in whatever
 // processes, one gets true.
 func (s *Session) UseFormToken(ctx context.Context, token string) bool {
+	if !s.HasFormToken(token) {
+		return false
+	}
 	var used atomic.Bool // as of the last time that the change was made, perhaps by another goroutine
 	formTokens.Update(s, func(tokens [][]byte) [][]byte {
 		i := findFormToken(tokens, token)

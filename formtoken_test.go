@@ -1,8 +1,10 @@
 package session_test
 
 import (
+	"fmt"
 	"html/template"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,7 +66,8 @@ func TestFormTokenIsUsedOnce(t *testing.T) {
 		v.visit(func(s *session.Session) { token = s.FormToken(); s.Set("k", 1) })
 		other := newManager(t, v.store, nil)
 		var used atomic.Int32
-		var all sync.WaitGroup
+		var all, seen sync.WaitGroup
+		seen.Add(32)
 		for i := range 32 {
 			all.Go(func() {
 				c := v.clone()
@@ -72,6 +75,11 @@ func TestFormTokenIsUsedOnce(t *testing.T) {
 					c.m = other
 				}
 				wantStatus(t, c.visit(func(s *session.Session) {
+					if !s.HasFormToken(token) {
+						t.Error("the token is not there")
+					}
+					seen.Done()
+					seen.Wait() // so that what each has loaded still has the token
 					if s.UseFormToken(t.Context(), token) {
 						used.Add(1)
 					}
@@ -99,6 +107,79 @@ func TestFormTokenInput(t *testing.T) {
 	v.visit(func(s *session.Session) {
 		if !ok || !s.HasFormToken(token) {
 			t.Errorf("the page is %s", &html)
+		}
+	})
+}
+
+// What form tokens cost is in proportion to how many a request makes, or tries.
+func BenchmarkFormTokens(b *testing.B) {
+	v := newVictim(b, session.Options{Logger: quiet})
+	for name, do := range map[string]func(s *session.Session){
+		"make": func(s *session.Session) { s.FormToken() },
+		"try":  func(s *session.Session) { s.UseFormToken(b.Context(), "AAAAAAAAAAAAAAAAAAAAAA") },
+	} {
+		for _, n := range []int{100, 1000} {
+			b.Run(fmt.Sprint(name, "/", n), func(b *testing.B) {
+				h := handle(v.m, func(s *session.Session) {
+					for range n {
+						do(s)
+					}
+				})
+				for b.Loop() {
+					serve(h, "session_id="+v.value)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/token")
+			})
+		}
+	}
+}
+
+// A token that is refused writes nothing, or whoever sends bad ones fills the store.
+func TestRefusedFormTokenStoresNothing(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	res := v.visit(func(s *session.Session) {
+		if s.UseFormToken(t.Context(), "bad") {
+			t.Error("it is used")
+		}
+	})
+	if n := recordCount(t, v.store); n != 0 || len(res.Header["Set-Cookie"]) > 0 {
+		t.Errorf("the store has %d records, the client is sent %v", n, res.Header["Set-Cookie"])
+	}
+}
+
+// Form tokens are no values of the application's, and nothing that goes through those shows them.
+func TestFormTokensAreNoValues(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	for range 2 { // before and after they are stored
+		v.visit(func(s *session.Session) {
+			s.Set("k", int64(1))
+			s.Set("session.form", int64(2))
+			s.FormToken()
+			if keys := s.Keys(); !slices.Equal(keys, []string{"k", "session.form"}) || s.Len() != 2 {
+				t.Errorf("%d keys: %q", s.Len(), keys)
+			}
+			if values := slices.Collect(s.Values()); !slices.Equal(values, []any{int64(1), int64(2)}) {
+				t.Errorf("Values: %v", values)
+			}
+			for key := range s.All() {
+				if key != "k" && key != "session.form" {
+					t.Errorf("All has %q", key)
+				}
+			}
+			if text := s.String(); strings.Contains(text, "form_tokens") {
+				t.Errorf("String: %s", text)
+			}
+		})
+	}
+	v.visit(func(s *session.Session) {
+		s.Delete("k", "session.form")
+		if s.Len() != 0 || s.Keys() != nil {
+			t.Errorf("%d values, of %q", s.Len(), s.Keys())
+		}
+	})
+	v.visit(func(s *session.Session) {
+		if s.IsNew() {
+			t.Error("a session with a form token and nothing else is gone")
 		}
 	})
 }

@@ -3,6 +3,7 @@ package session_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,40 +12,26 @@ import (
 	"testing"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
+
+// encrypted makes newManager's managers encrypt. With the tag of that name the tests run so, but for those whose files
+// say that they do not: what the records hold makes no difference to them, or they encrypt by themselves.
+var encrypted bool
 
 // quiet is a logger for tests that provoke what would be logged.
 var quiet = slog.New(slog.DiscardHandler)
 
+// hitCounter counts in the tests in which requests meet.
+const hitCounter session.Key[int] = "hits"
+
+var errDown = errors.New("store is down")
+
+// panics is a store's.
+var panics = double.Before(func(context.Context, *double.Call) error { panic("boom") })
+
 // secretOf returns a secret of the least length, made of one letter.
 func secretOf(letter byte) []byte { return bytes.Repeat([]byte{letter}, 32) }
-
-// A failing store returns the errors that are set, and does its work where none is.
-type failing struct {
-	session.Store
-	load, save, remove error
-}
-
-func (f *failing) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if f.load != nil {
-		return session.Record{}, f.load
-	}
-	return f.Store.Load(ctx, id)
-}
-
-func (f *failing) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if f.save != nil {
-		return f.save
-	}
-	return f.Store.Save(ctx, id, rec)
-}
-
-func (f *failing) Delete(ctx context.Context, id session.ID) error {
-	if f.remove != nil {
-		return f.remove
-	}
-	return f.Store.Delete(ctx, id)
-}
 
 // serve sends one request to h, with the given Cookie header lines.
 func serve(h http.Handler, cookies ...string) *http.Response {
@@ -119,7 +106,7 @@ func newServer(t *testing.T, http2 bool, h http.Handler) *httptest.Server {
 // recordCount returns how many live records are in the store.
 func recordCount(t *testing.T, store session.Store) int {
 	t.Helper()
-	n, err := session.Count(t.Context(), store)
+	n, err := session.CountRecords(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,366 +4,369 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"slices"
-	"strings"
 	"time"
+
+	"example.com/session/internal/codec"
 )
 
-// An index is what the record of a user holds: it names all sessions of the user. It is written before what it names
-// takes effect: a session's ID is in the index before a client learns it, and a successor before the record that
-// leads to it is sealed. So whoever ends what the index names misses nothing that is alive; that it may name what is
-// dead does no harm, and heals with the next write.
+// An index is what the record of a user, or of a label, holds: it names all sessions that have it. A login is in it before the session's
+// record has it; a new session is stored before, and nobody has its cookie until both is done. So whoever ends what the
+// index names misses nothing that is alive. That it may name what is dead does no harm, and heals.
 type index struct {
-	writes    []byte
-	encrypted bool // its record was
 	entries   []indexEntry
-	damaged   bool // there is one that cannot be read: it names sessions that are not in entries
+	ended     int64 // when all of the user's sessions were ended, in Unix milliseconds; 0: never
+	encrypted bool  // its record was
+	secret    int   // by which of the secrets
+	again     bool  // it is to be saved as it is, so that who looked before conflicts
+	damaged   bool  // there is one that cannot be read: it names sessions that are not in entries
 }
 
-// errIndexDamaged keeps who ends or lists all sessions of a user from taking an index that cannot be read for an empty
-// one. Logins and renewals begin a new one.
-var errIndexDamaged = fmt.Errorf("session: the list of the user's sessions cannot be read: %w", errDamaged)
-
-// An indexEntry is one of a user's sessions.
+// An indexEntry is one login of the user's.
 type indexEntry struct {
-	lineage    lineage
+	id         ID
+	login      codec.Login
 	ending     bool  // it is to be ended, and no longer counts
-	created    int64 // Unix milliseconds
-	used       int64 // of the last change to the entry
-	idle       int64 // as in content
+	since      int64 // when it was announced; Unix milliseconds, as all times here
+	created    int64
+	idle       int64 // as in codec.Body
 	remoteAddr []byte
 	userAgent  []byte
-	ids        []indexID // all that may be alive, the newest last
+	user       []byte // empty in the user's own index
 }
 
-type indexID struct {
+// errIndexDamaged reports an unreadable index, lest it be mistaken for an empty one. Logins begin a new one.
+var errIndexDamaged = fmt.Errorf("session: the list of the sessions cannot be read, as it is damaged, or encrypted under a secret that is not known here: %w", codec.ErrDamaged)
+
+// errEnding says that the index has it that a login is to end.
+var errEnding = errors.New("session: it is to end")
+
+// An announcement makes a session one of a user's.
+type announcement struct {
+	id       ID
+	login    codec.Login
+	body     *codec.Body
+	newcomer bool        // the user has just logged in
+	requires codec.Login // that was announced before for the same request, and must be there still; or zero
+	forgot   bool        // its session is another's by now, or its client has ended it, and the index may have forgotten it
+	since    int64       // when the user logged in
+	own      ID          // of the client's former session, which makes room first; or zero
+}
+
+// announce has the indexes of the user and of the labels name the session. It returns errEnding if that is to end, and
+// ErrTooManySessions if the user has too many. An index that is out of reach keeps no renewal from the others.
+func (m *Manager) announce(ctx context.Context, a *announcement) error {
+	var errs []error
+	for g := range groupsOf(a.body) {
+		ctx, done := m.inTime(ctx)
+		err := m.updateIndex(ctx, g, ReasonLimit, func(ix *index) error { return m.admit(ctx, g, ix, a) })
+		done()
+		if err != nil && (a.newcomer || errors.Is(err, errEnding)) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// admit is announce for an index that was loaded.
+func (m *Manager) admit(ctx context.Context, g Group, ix *index, a *announcement) error {
+	mine := ix.find(func(e *indexEntry) bool { return e.login == a.login && e.id == a.id })
+	former := ix.find(func(e *indexEntry) bool { return e.login == a.requires })
+	switch {
+	case mine != nil && mine.ending, former != nil && former.ending,
+		a.requires != (codec.Login{}) && former == nil && !(a.forgot && ix.ended < a.since):
+		return errEnding
+	case mine != nil && !a.newcomer:
+		return nil
+	case mine != nil:
+		// Somebody may have found the entry dead, and seen to it that the save of the record conflicted, but not have
+		// taken the entry out yet.
+		ix.again = a.requires != (codec.Login{})
+		mine.describe(a.body)
+		return nil
+	case !a.newcomer && ix.ended != 0 && a.since <= ix.ended:
+		return errEnding
+	case !a.newcomer:
+		// The index was lost, or the session has ended: then it must not cost another one its place.
+		if lives, err := m.lives(ctx, a); err != nil || !lives {
+			return cmp.Or(err, errEnding)
+		}
+	}
+	e := indexEntry{id: a.id, login: a.login, since: m.millis()}
+	if e.describe(a.body); g.label != "" {
+		e.user = a.body.User
+	}
+	// Former logins with the same record stay: this one may come to nothing, and then one of them lives on.
+	if former != nil && a.requires == a.login { // it was new, and came to nothing; another one is that of a session that lives
+		before := *former
+		ix.remove(before.same)
+	}
+	ix.entries = append(ix.entries, e)
+	return m.makeRoom(ctx, g, ix, a)
+}
+
+// lives reports whether the announced login is in its record.
+func (m *Manager) lives(ctx context.Context, a *announcement) (bool, error) {
+	sl := slot{m: m, id: a.id}
+	if err := sl.look(ctx); err != nil {
+		return false, err
+	}
+	r, err := sl.open()
+	return err == nil && r.Kind == codec.Session && r.Credential.Login == a.login, nil
+}
+
+func (e *indexEntry) describe(b *codec.Body) {
+	e.created, e.idle, e.remoteAddr, e.userAgent = b.Created, b.Idle, b.RemoteAddr, b.UserAgent
+}
+
+// same reports whether two entries are of the same session.
+func (e *indexEntry) same(other *indexEntry) bool { return e.key() == other.key() }
+
+// An entryKey tells an entry from others. There can be thousands, so that what concerns many goes by a set of them.
+type entryKey struct {
+	login codec.Login
 	id    ID
-	since int64
 }
 
-// announce makes ids, the last of which is about to come into use, part of the user's sessions. Without login, the
-// first one is the session's present ID; a session that is logged in already is not refused.
-func (m *Manager) announce(ctx context.Context, c *content, login bool, ids ...ID) error {
-	if len(c.user) == 0 {
-		return nil
+func (e *indexEntry) key() entryKey { return entryKey{e.login, e.id} }
+
+// find returns the last entry that is meant, nil if there is none.
+func (ix *index) find(meant func(*indexEntry) bool) *indexEntry {
+	for i := range slices.Backward(ix.entries) {
+		if e := &ix.entries[i]; meant(e) {
+			return e
+		}
 	}
-	ctx = uncached(ctx)
-	now := time.Now().UnixMilli()
-	return m.updateIndex(ctx, string(c.user), "too many sessions of the user", func(ix *index) error {
-		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage })
-		isNew := i < 0
-		if isNew && !login {
-			// The index was lost, or the session has ended: then it must not come back to cost another one its place.
-			if ended, err := m.hasEnded(ctx, ids[0]); err != nil || ended {
-				return cmp.Or(err, ErrGone)
-			}
-		}
-		if isNew {
-			i = len(ix.entries)
-			ix.entries = append(ix.entries, indexEntry{lineage: c.lineage})
-		}
-		e := &ix.entries[i]
-		if e.ending {
-			return ErrGone
-		}
-		e.created, e.used, e.idle, e.remoteAddr, e.userAgent = c.created, now, c.idle, c.remoteAddr, c.userAgent
-		// What parallel requests announced may be about to come into use as well.
-		e.ids = slices.DeleteFunc(e.ids, func(have indexID) bool {
-			return slices.Contains(ids, have.id) || now-have.since > m.rememberFor().Milliseconds()
-		})
-		for _, id := range ids {
-			e.ids = append(e.ids, indexID{id, now})
-		}
-		if isNew {
-			return m.makeRoom(ctx, ix, c.lineage, login && m.refuseNew)
-		}
-		return nil
-	})
+	return nil
 }
 
-// hasEnded reports whether an ID leads to no session any more.
-func (m *Manager) hasEnded(ctx context.Context, id ID) (bool, error) {
-	for hop := range maxHops {
-		rec, err := m.load(ctx, id)
-		if errors.Is(err, ErrNotFound) {
-			return hop == 0, nil // or there is a successor to come
-		}
-		if err != nil {
-			return false, err
-		}
-		d, err := m.decode(&link{id: id}, rec.Data)
-		if err != nil || d.kind != kindSealed {
-			return err != nil || d.kind == kindRetired, nil
-		}
-		id = d.successor
-	}
-	return false, nil
+// remove takes entries out.
+func (ix *index) remove(gone func(*indexEntry) bool) {
+	ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return gone(&e) })
 }
 
 // maxLooks bounds how many of a user's sessions are looked at, at each login, for whether they are still alive.
 const maxLooks = 8
 
 // makeRoom drops dead entries, and sees to Options.MaxSessionsPerUser and MaxSize: the newcomer is in the index already.
-func (m *Manager) makeRoom(ctx context.Context, ix *index, newcomer lineage, refuse bool) error {
+func (m *Manager) makeRoom(ctx context.Context, g Group, ix *index, a *announcement) error {
 	var others []indexEntry // that count
 	for _, e := range ix.entries {
-		if e.lineage != newcomer && !e.ending {
+		if e.login != a.login && e.id != a.id && !e.ending { // a session that moves has one login with several IDs
 			others = append(others, e)
 		}
 	}
-	limit := m.maxPerUser
-	if len(ix.encode()) > m.maxSize*3/4 { // leave room for renewals, and do not come here at each login
+	limit := 0
+	if g.label == "" {
+		limit = m.maxPerUser
+	}
+	if len(ix.encode()) > m.maxSize*3/4 { // do not come here at each login
 		if room := max(1, len(ix.entries)*9/10); limit == 0 || room < limit {
 			limit = room
 		}
 	}
-	tooMany := func() bool { return limit > 0 && 1+len(others) > limit }
 	// First the dead ones, or one that is alive would have to make room for them. Those that are looked at are
 	// drawn, so that none stays for good behind some that live long.
 	mathrand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	for i, looks := 0, 0; i < len(others) && (tooMany() || looks < maxLooks); looks++ {
-		step := newStoreContext(ctx, &m.storeLimit)
-		dead, err := m.isDead(step, &others[i])
-		step.cancel()
-		if err != nil {
-			return err
+	dead := make(map[entryKey]bool)
+	tooMany := func(alive int) bool { return limit > 0 && 1+alive > limit }
+	for i := 0; i < len(others) && (tooMany(len(others)-len(dead)) || i < maxLooks); i++ {
+		isDead, err := m.isDead(ctx, &others[i])
+		if err != nil { // one that is out of reach counts as alive, and who logs in waits for one alone
+			m.observe(ctx, Event{Kind: EventLost, Op: "load", ID: others[i].id, Err: err})
+			break
 		}
-		if !dead {
-			i++
-			continue
+		if isDead {
+			dead[others[i].key()] = true
 		}
-		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.lineage == others[i].lineage })
-		others = slices.Delete(others, i, i+1)
 	}
-	if tooMany() && refuse {
-		return ErrTooManySessions
-	}
-	slices.SortStableFunc(others, func(a, b indexEntry) int { return cmp.Compare(a.created, b.created) })
-	for tooMany() && len(others) > 0 {
-		i := slices.IndexFunc(ix.entries, func(e indexEntry) bool { return e.lineage == others[0].lineage })
-		ix.entries[i].ending = true
-		others = others[1:]
-	}
-	return nil
-}
-
-// isDead reports whether none of the entry's IDs leads to a live session, nor may yet come to.
-func (m *Manager) isDead(ctx context.Context, e *indexEntry) (bool, error) {
-	id, _, ended, err := m.liveRecord(ctx, e)
-	return id == ID{} && (ended || !m.mayComeAlive(e)), err
-}
-
-// mayComeAlive reports whether one of the entry's IDs was announced so recently that it may come into use yet.
-func (m *Manager) mayComeAlive(e *indexEntry) bool {
-	now := time.Now().UnixMilli()
-	return slices.ContainsFunc(e.ids, func(have indexID) bool { return now-have.since <= m.rememberFor().Milliseconds() })
-}
-
-// forget takes a session that has ended out of the index. It need not succeed: dead entries do no harm.
-func (m *Manager) forget(ctx context.Context, c *content) {
-	if len(c.user) == 0 {
-		return
-	}
-	err := m.updateIndex(ctx, string(c.user), endedOnDemand, func(ix *index) error {
-		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.lineage == c.lineage && !e.ending })
+	ix.remove(func(e *indexEntry) bool { return dead[e.key()] })
+	others = slices.DeleteFunc(others, func(e indexEntry) bool { return dead[e.key()] })
+	if !tooMany(len(others)) {
 		return nil
-	})
-	if err != nil {
-		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
 	}
-}
-
-// forgetRecord is forget for the session in the record that l was last seen with.
-func (m *Manager) forgetRecord(ctx context.Context, l *link) {
-	if d, err := m.decode(l, l.data); err == nil {
-		m.forget(ctx, &d.content)
-	}
-}
-
-// liveRecord returns the record that one of the entry's IDs leads to, and its ID, or the zero ID. In that case ended
-// reports whether there is a mark that the session has ended.
-func (m *Manager) liveRecord(ctx context.Context, e *indexEntry) (_ ID, _ Record, ended bool, _ error) {
-	for _, have := range slices.Backward(e.ids) {
-		id := have.id
-		for range maxHops {
-			rec, err := m.load(ctx, id)
-			if errors.Is(err, ErrNotFound) {
-				break
+	slices.SortFunc(others, func(x, y indexEntry) int {
+		if own := a.own != (ID{}); own && (x.id == a.own) != (y.id == a.own) {
+			if x.id == a.own {
+				return -1
 			}
-			if err != nil {
-				return ID{}, Record{}, false, err
-			}
-			d, err := m.decode(&link{id: id}, rec.Data)
-			if err != nil {
-				break
-			}
-			if d.kind == kindRetired {
-				ended = ended || !d.regenerated
-				break
-			}
-			if d.kind == kindLive {
-				return id, rec, false, nil
-			}
-			id = d.successor
+			return 1
 		}
+		return cmp.Compare(x.created, y.created)
+	})
+	oldest := make(map[entryKey]bool)
+	for ; len(others) > 0 && tooMany(len(others)); others = others[1:] {
+		if a.newcomer && m.refuseNew && others[0].id != a.own {
+			return ErrTooManySessions
+		}
+		oldest[others[0].key()] = true
 	}
-	return ID{}, Record{}, ended, nil
-}
-
-// endedOnDemand is the reason of an EventEnded.
-const endedOnDemand = "ended by the user or the application"
-
-// endEntry ends whatever the entry's IDs lead to, or may yet come to lead to.
-func (m *Manager) endEntry(ctx context.Context, e *indexEntry, reason string) error {
-	now := time.Now().UnixMilli()
-	for _, have := range e.ids {
-		if err := m.endID(ctx, have.id, reason, now-have.since <= m.rememberFor().Milliseconds()); err != nil {
-			return err
+	for i := range ix.entries {
+		if e := &ix.entries[i]; oldest[e.key()] {
+			e.ending = true
 		}
 	}
 	return nil
 }
 
-// endID retires the live record that an ID leads to. If announced is set, or a sealed record leads to it, an ID
-// with no record is retired too, so that none can be created there.
-func (m *Manager) endID(ctx context.Context, id ID, reason string, announced bool) error {
-	sealed := false // what led here is
-	for try := 1; try <= maxTries; try++ {
-		rec, err := m.load(ctx, id)
-		l := link{id: id, version: rec.Version, cas: rec.cas, expires: rec.Expires, data: rec.Data}
-		switch {
-		case errors.Is(err, ErrNotFound):
-			if !announced {
-				return nil
-			}
-		case err != nil:
-			return err
-		default:
-			d, err := m.decode(&l, rec.Data)
-			if err != nil || d.kind == kindRetired {
-				return nil
-			}
-			if d.kind == kindSealed {
-				id, announced, sealed = d.successor, true, true
-				continue
-			}
-		}
-		err = m.retire(ctx, &l, false)
-		if err == nil {
-			if l.version > 0 || sealed { // else there was only an ID that may have come into use
-				m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: reason})
-			}
+// isDead reports whether an entry names nothing that lives, nor will. One that is young may be that of a login under way.
+func (m *Manager) isDead(parent context.Context, e *indexEntry) (bool, error) {
+	if m.millis()-e.since < m.rememberFor().Milliseconds() {
+		return false, nil
+	}
+	ctx := newStoreContext(parent, &m.storeLimit)
+	defer ctx.cancel()
+	sl := slot{m: m, id: e.id}
+	if err := sl.look(ctx); err != nil {
+		return false, err
+	}
+	dead := true
+	_, err := sl.retry(ctx, newWriteID(), func(int) error {
+		r, err := sl.open()
+		switch dead = true; {
+		case err != nil || r.Kind != codec.Session:
+			return nil
+		case r.Credential.Login == e.login:
+			dead = false
 			return nil
 		}
-		if !errors.Is(err, ErrConflict) {
-			return err
-		}
-		if !pause(ctx, try) {
-			return err
-		}
-	}
-	return fmt.Errorf("session: %v could not be ended: %w", id, ErrConflict)
-}
-
-// indexID returns where a user's index is. Managers with different cookie names keep apart.
-func (m *Manager) indexID(user string) ID {
-	return sha256.Sum256([]byte(strings.Join([]string{"session index", m.namespace, user}, "\x00")))
-}
-
-// loadIndex returns a user's index, and the link to its record.
-func (m *Manager) loadIndex(ctx context.Context, user string) (link, index, error) {
-	l := link{id: m.indexID(user)}
-	rec, err := m.load(ctx, l.id)
-	ix, err := m.readIndex(ctx, &l, rec, err)
-	return l, ix, err
-}
-
-// readIndex is loadIndex for a record that was loaded already.
-func (m *Manager) readIndex(ctx context.Context, l *link, rec Record, err error) (index, error) {
-	*l = link{id: l.id}
-	if errors.Is(err, ErrNotFound) {
-		return index{}, nil
-	}
-	if err != nil {
-		return index{}, err
-	}
-	l.version, l.cas, l.expires = rec.Version, rec.cas, rec.Expires
-	ix, err := m.decodeIndex(l.id, rec.Data)
-	if err != nil { // what it named can no longer be listed; their renewals bring them back
-		m.observe(ctx, Event{Kind: EventDamaged, ID: l.id, Err: err})
-		ix = index{damaged: true}
-	}
-	return ix, nil
-}
-
-// updateIndex changes a user's index by compare-and-swap; fn may be called again. Then it ends what the index says
-// is to be ended, and has the index forget that, as far as it got. Since a user may have any number of sessions, each
-// of them has all of Options.StoreTimeout.
-func (m *Manager) updateIndex(ctx context.Context, user, reason string, fn func(*index) error) error {
-	ctx = uncached(ctx)
-	ix, err := m.changeIndex(ctx, user, fn)
-	if err != nil {
-		return err
-	}
-	done := make(map[lineage]bool)
-	for i := range ix.entries {
-		if e := &ix.entries[i]; e.ending {
-			step := newStoreContext(ctx, &m.storeLimit)
-			err = m.endEntry(step, e, reason)
-			step.cancel()
-			if err != nil {
-				break
-			}
-			done[e.lineage] = true
-		}
-	}
-	if len(done) == 0 {
-		return err
-	}
-	step := newStoreContext(ctx, &m.storeLimit)
-	defer step.cancel()
-	_, forgetErr := m.changeIndex(step, user, func(ix *index) error {
-		ix.entries = slices.DeleteFunc(ix.entries, func(e indexEntry) bool { return e.ending && done[e.lineage] })
-		return nil
+		return sl.fence(ctx) // a login under way has to look at the index again
 	})
-	if forgetErr != nil { // they have ended; that the index does not know heals with its next change
-		m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: forgetErr})
-	}
-	return err
+	return dead, err
 }
 
-func (m *Manager) changeIndex(ctx context.Context, user string, fn func(*index) error) (index, error) {
-	place := m.indexID(user)
+// forget takes a login that has ended out of the indexes of the body. It need not succeed: dead entries do no harm.
+func (m *Manager) forget(ctx context.Context, b *codec.Body, login codec.Login, id ID) {
+	gone := indexEntry{login: login, id: id}
+	for g := range groupsOf(b) {
+		ctx, done := m.inTime(ctx)
+		err := m.updateIndex(ctx, g, ReasonRevoked, func(ix *index) error {
+			ix.remove(func(e *indexEntry) bool { return e.same(&gone) && !e.ending })
+			return nil
+		})
+		done()
+		if err != nil {
+			m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+		}
+	}
+}
+
+// indexID returns where the index of a group is. Managers with different namespaces keep apart.
+func (m *Manager) indexID(g Group) ID {
+	if g.label == "" {
+		return sha256.Sum256(codec.Joined("session index", m.namespace, g.value))
+	}
+	return sha256.Sum256(codec.Joined("session label index", m.namespace, g.label, g.value))
+}
+
+// loadIndex returns a group's index, and the slot with its record.
+func (m *Manager) loadIndex(ctx context.Context, g Group) (slot, index, error) {
+	sl := slot{m: m, id: m.indexID(g)}
+	if err := sl.look(ctx); err != nil {
+		return sl, index{}, err
+	}
+	return sl, m.readIndex(ctx, &sl), nil
+}
+
+// readIndex returns the index that the slot has.
+func (m *Manager) readIndex(ctx context.Context, sl *slot) index {
+	if sl.rec.Version == 0 {
+		return index{}
+	}
+	ix, err := m.decodeIndex(sl.id, sl.rec.Data)
+	if err != nil { // the sessions that it named come back with their renewals
+		m.observe(ctx, Event{Kind: EventDamaged, ID: sl.id, Err: err})
+		return index{damaged: true}
+	}
+	return ix
+}
+
+// updateIndex changes a group's index by compare-and-swap; fn may be called again. Then it ends what the index says
+// is to be ended.
+func (m *Manager) updateIndex(ctx context.Context, g Group, reason Reason, fn func(*index) error) error {
+	ix, err := m.changeIndex(ctx, g, fn)
+	if err != nil {
+		return err
+	}
+	return m.endMarked(ctx, g, &ix, reason)
+}
+
+// endMarked ends what the index says is to be ended, and has it forget that, as far as it got: a shard of the store
+// that is out of reach does not shield the others. Each of the sessions has all of Options.StoreTimeout.
+func (m *Manager) endMarked(ctx context.Context, g Group, ix *index, reason Reason) error {
+	var errs []error
+	done := make(map[entryKey]bool)
+	for i := range ix.entries {
+		e := &ix.entries[i]
+		if !e.ending {
+			continue
+		}
+		step := newStoreContext(ctx, &m.storeLimit)
+		first, err := m.end(step, e.id, true, func(r *codec.Envelope) bool { return r.Credential.Login == e.login })
+		step.cancel()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if done[e.key()] = true; first {
+			m.observe(ctx, Event{Kind: EventEnded, ID: e.id, Reason: reason})
+		}
+	}
+	if len(done) > 0 {
+		step := newStoreContext(ctx, &m.storeLimit)
+		defer step.cancel()
+		_, err := m.changeIndex(step, g, func(ix *index) error {
+			ix.remove(func(e *indexEntry) bool { return e.ending && done[e.key()] })
+			return nil
+		})
+		if err != nil { // they have ended; that the index does not know heals with its next change
+			m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// changeIndex saves what fn makes of the index, if that is another one.
+func (m *Manager) changeIndex(ctx context.Context, g Group, fn func(*index) error) (ix index, err error) {
+	place := m.indexID(g)
 	if _, err := m.queues.enter(ctx, place); err != nil {
 		return index{}, err
 	}
 	defer m.queues.leave(place, handover{})
-	l, ix, err := m.loadIndex(ctx, user)
-	for try := 1; ; try++ {
-		if err != nil {
-			return index{}, err
-		}
+	sl := slot{m: m, id: place}
+	if err := sl.look(ctx); err != nil {
+		return index{}, err
+	}
+	write := newWriteID()
+	found, err := sl.retry(ctx, write, func(int) error {
+		ix = m.readIndex(ctx, &sl)
 		before := ix.encode()
 		if err := fn(&ix); err != nil {
-			return index{}, err
+			return err
 		}
-		if slices.Equal(before, ix.encode()) {
-			return ix, nil
+		after := ix.encode()
+		if slices.Equal(before, after) && ix.secret == 0 && !ix.again { // else it is encrypted anew, before the secret is forgotten
+			return nil
 		}
 		ctx, done := m.inTime(ctx)
 		defer done()
-		err = m.saveIndex(ctx, &l, &ix)
-		if _, ok := errors.AsType[*conflictError](err); !ok {
-			return ix, err
-		}
-		if try >= maxTries || !pause(ctx, try) {
-			return index{}, err
-		}
-		l, ix, err = m.loadIndex(ctx, user) // what was found before the pause is history
+		return m.saveIndex(ctx, &sl, &ix, after, write)
+	})
+	if found { // what others have made of it since is theirs to end
+		ix = m.readIndex(ctx, &sl)
 	}
+	if _, ok := errors.AsType[*conflictError](err); ok { // it is not one of whoever asks
+		err = fmt.Errorf("session: the list of the sessions is changed all the time")
+	}
+	if err != nil {
+		return index{}, err
+	}
+	return ix, nil
 }
 
 // inTime returns a context for what follows a look at the sessions of a user, which may have taken all of ctx's time.
@@ -375,88 +378,87 @@ func (m *Manager) inTime(ctx context.Context) (context.Context, func()) {
 	return step, step.cancel
 }
 
-// saveIndex stores the index. Its record outlives every session that it names, and late writes to it.
-func (m *Manager) saveIndex(ctx context.Context, l *link, ix *index) error {
+// saveIndex stores the index. Its record outlives every session that it names or remembers the end of, and late writes
+// to it.
+func (m *Manager) saveIndex(ctx context.Context, sl *slot, ix *index, payload []byte, write writeID) error {
 	now := time.Now()
-	write := newMark()
-	c := content{writes: ix.writes, saved: now.UnixMilli()}
-	c.remember(write, now.UnixMilli(), m.rememberFor())
-	ix.writes = c.writes
 	var expires time.Time
 	switch {
-	case len(ix.entries) == 0:
+	case len(ix.entries) == 0 && ix.ended == 0:
 		expires = now.Add(lateWrites)
 	case m.absoluteTimeout > 0:
 		expires = now.Add(max(m.absoluteTimeout, lateWrites))
-		if l.version > 0 && (l.expires.IsZero() || l.expires.After(expires)) {
-			expires = l.expires // of a manager whose sessions live longer
+		if sl.rec.Version > 0 && (sl.rec.Expires.IsZero() || sl.rec.Expires.After(expires)) {
+			expires = sl.rec.Expires // of a manager whose sessions live longer
 		}
 	}
-	rec := Record{Version: l.version, Expires: expires, cas: l.cas, Data: m.encodeIndex(l.id, ix)}
-	return m.put(ctx, l, rec, write)
-}
-
-func (m *Manager) encodeIndex(id ID, ix *index) []byte {
-	payload := ix.encode()
-	b := appendWrites(newData(kindIndex, 1+len(ix.writes)+len(payload)+encryptionOverhead), ix.writes)
-	if m.encrypt || ix.encrypted {
-		b[checksumSize] = formatEncrypted
-		b = m.indexCiphers[0].Seal(b, nil, payload, additionalData(id, b))
-	} else {
-		b = append(b, payload...)
+	var writes []byte
+	if e, err := sl.open(); err == nil {
+		writes = e.Writes
 	}
-	return checksummed(id, b)
+	var c *codec.Cipher
+	if m.encrypt || ix.encrypted {
+		c = m.indexCiphers[0]
+	}
+	data := codec.EncodeIndex(sl.id, payload, codec.Writes{Before: writes, This: write}, c)
+	_, err := sl.save(ctx, data, expires, write)
+	return err
 }
 
 func (m *Manager) decodeIndex(id ID, data []byte) (index, error) {
-	d, err := m.decode(&link{id: id}, data)
-	if err != nil || d.kind != kindIndex {
-		return index{}, errDamaged
+	e, err := codec.Open(id, data)
+	if err != nil || e.Kind != codec.Index || m.encrypt && !e.Encrypted {
+		return index{}, codec.ErrDamaged
 	}
-	payload := d.payload
-	if data[checksumSize] == formatEncrypted {
-		clear := data[:len(data)-len(payload)]
-		for _, aead := range m.indexCiphers {
-			if payload, err = aead.Open(nil, nil, d.payload, additionalData(id, clear)); err == nil {
-				break
-			}
+	ix := index{encrypted: e.Encrypted}
+	payload, err := e.OpenIndex(id, func(i int) *codec.Cipher {
+		if i >= len(m.indexCiphers) {
+			return nil
 		}
-	}
-	ix := index{writes: d.content.writes, encrypted: data[checksumSize] == formatEncrypted}
+		ix.secret = i
+		return m.indexCiphers[i]
+	})
 	if err != nil || !ix.decode(payload) {
-		return index{}, errDamaged
+		return index{}, codec.ErrDamaged
 	}
 	return ix, nil
 }
 
+// roomToEnd is what an entry gives back when it is marked, so that a server which is full takes the mark: as much as
+// the index grows by when it remembers the end of all sessions, and one more write.
+var roomToEnd [binary.MaxVarintLen64 + codec.WriteIDSize]byte
+
 func (ix *index) encode() []byte {
-	var b []byte
-	for _, e := range ix.entries {
-		b = append(b, e.lineage[:]...)
+	b := binary.AppendUvarint(nil, uint64(ix.ended))
+	for i := range ix.entries {
+		e := &ix.entries[i]
 		ending := byte(0)
 		if e.ending {
 			ending = 1
 		}
-		b = append(b, ending)
-		b = appendNumbers(b, uint64(e.created), uint64(e.used), uint64(e.idle), uint64(len(e.ids)))
-		for _, id := range e.ids {
-			b = appendNumbers(append(b, id.id[:]...), uint64(id.since))
+		b = append(append(append(b, e.id[:]...), e.login[:]...), ending)
+		if !e.ending {
+			b = append(b, roomToEnd[:]...)
 		}
-		b = appendBytes(appendBytes(b, e.remoteAddr), e.userAgent)
+		b = binary.AppendUvarint(b, uint64(e.since))
+		b = binary.AppendUvarint(b, uint64(e.created))
+		b = binary.AppendVarint(b, e.idle)
+		b = codec.AppendBytes(codec.AppendBytes(codec.AppendBytes(b, e.remoteAddr), e.userAgent), e.user)
 	}
 	return b
 }
 
 func (ix *index) decode(payload []byte) bool {
-	r := reader{rest: payload}
-	for len(r.rest) > 0 && !r.bad {
-		e := indexEntry{lineage: lineage(r.take(16)), ending: r.take(1)[0] == 1}
-		e.created, e.used, e.idle = r.time(), r.time(), int64(r.uvarint())
-		for n := r.uvarint(); n > 0 && !r.bad; n-- {
-			e.ids = append(e.ids, indexID{ID(r.take(32)), r.time()})
+	r := codec.NewReader(payload)
+	ix.ended = r.Time()
+	for r.More() {
+		e := indexEntry{id: ID(r.Take(32)), login: codec.Login(r.Take(16)), ending: r.Take(1)[0] == 1}
+		if !e.ending {
+			r.Take(len(roomToEnd))
 		}
-		e.remoteAddr, e.userAgent = r.bytes(), r.bytes()
+		e.since, e.created, e.idle = r.Time(), r.Time(), r.Varint()
+		e.remoteAddr, e.userAgent, e.user = r.Bytes(), r.Bytes(), r.Bytes()
 		ix.entries = append(ix.entries, e)
 	}
-	return !r.bad
+	return r.Good()
 }

@@ -3,7 +3,6 @@ package session
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"example.com/session/internal/codec"
 )
 
 // For operators, who have the store and not the client's cookie: a look into records, and the end of a session by
@@ -29,10 +30,10 @@ func (m *Manager) Inspect(ctx context.Context, id ID) (RecordInfo, error) {
 	return m.inspect(id, rec), nil
 }
 
-// InspectUser is Inspect for the record that names a user's sessions, wherever that is. See Manager.UserSessions
+// InspectGroup is Inspect for the record that names the sessions of a user or label, wherever that is. See Manager.Sessions
 // for the sessions themselves.
-func (m *Manager) InspectUser(ctx context.Context, user string) (RecordInfo, error) {
-	return m.Inspect(ctx, m.indexID(user))
+func (m *Manager) InspectGroup(ctx context.Context, g Group) (RecordInfo, error) {
+	return m.Inspect(ctx, m.indexID(g))
 }
 
 // Records goes through all live records of the store, those of other managers too, in no particular order, as
@@ -51,6 +52,14 @@ func (m *Manager) Records(ctx context.Context) iter.Seq2[RecordInfo, error] {
 	}
 }
 
+// Count returns how many sessions live in store, those of all managers: not the marks of sessions that ended, indexes or
+// locks, see CountRecords. It costs a look at each record, at one byte of it where the store is a Counter that can look into
+// its records, and all of what List yields elsewhere (MongoDB): to be asked every minute rather than for each request. It
+// returns an error that wraps errors.ErrUnsupported if store can neither count nor list, as Memcached.
+func Count(ctx context.Context, store Store) (int, error) {
+	return countRecords(ctx, store, codec.KindAt, byte(codec.Session))
+}
+
 // A RecordInfo is what can be told of a record without its client's cookie. It is the caller's.
 type RecordInfo struct {
 	ID      ID
@@ -64,44 +73,44 @@ type RecordInfo struct {
 	// under.
 	Encrypted, Readable bool
 
-	// Of a session, live or sealed. LastUsed is derived from Options.IdleTimeout, and exact to
-	// Options.TouchInterval. AuthenticatedAt is when SetUser was last called, zero if User is empty.
+	// Of a session. LastUsed is derived from Options.IdleTimeout, and exact to Options.TouchInterval. AuthenticatedAt is
+	// when SetUser was last called, zero if User is empty.
 	Created, LastUsed, AuthenticatedAt time.Time
 	User, RemoteAddr, UserAgent        string
+	Labels                             []Label
 	Keys                               []string // of its values, in ascending order; see Value
 
-	// Successor is the ID that a sealed or moved record leads to. It is readable in any case.
-	Successor ID
-	// Regenerated says of a retired ID that its session lives on under one that this one does not lead to. It is
-	// readable in any case.
-	Regenerated bool
-	// Sessions are the present IDs of those that an index names. They may have ended since.
+	// Of a session, readable in any case: when its cookie was last renewed, and when it got its key.
+	Renewed, Regenerated time.Time
+	// Of a tombstone, readable in any case: when the session ended, and whether it was its own client that ended it.
+	Ended    time.Time
+	ByClient bool
+	// Sessions are the IDs of those that an index names. They may have ended since.
 	Sessions []ID
 	// LockedUntil is when a lock ends unless its holder prolongs it; zero if nobody holds it.
 	LockedUntil time.Time
 
-	values values
+	values codec.Values
 }
 
 // A RecordKind tells what a record is for.
 type RecordKind string
 
-// What a store holds. Only the first is a session that a client can use.
+// What a store holds.
 const (
-	RecordLive    RecordKind = "live"    // a session
-	RecordSealed  RecordKind = "sealed"  // the former ID of a session that was renewed, which leads to its successor
-	RecordRetired RecordKind = "retired" // the mark of an ID that was ended or regenerated
-	RecordMoved   RecordKind = "moved"   // the mark of an old system's session, which leads to what became of it
-	RecordIndex   RecordKind = "index"   // names the sessions of a user
-	RecordLock    RecordKind = "lock"    // says who works on a session exclusively
-	RecordDamaged RecordKind = "damaged" // not what this package wrote under this ID
+	RecordSession   RecordKind = "session"   // one that lives
+	RecordTombstone RecordKind = "tombstone" // one that has ended
+	RecordMoved     RecordKind = "moved"     // the mark of an old system's session, which leads to what became of it
+	RecordIndex     RecordKind = "index"     // names the sessions of a user or label
+	RecordLock      RecordKind = "lock"      // says who works on a session exclusively
+	RecordDamaged   RecordKind = "damaged"   // not what this package wrote under this ID
 )
 
 // Value returns the value under a key in CBOR diagnostic notation (RFC 8949 section 8), and whether there is one. It
 // is plain text on one line, control characters escaped; what has no such notation is hexadecimal, as in h'ff'.
 func (r *RecordInfo) Value(key string) (string, bool) {
-	values := r.values // get may rearrange them
-	data, ok := values.get(key)
+	values := r.values // Get may index them
+	data, ok := values.Get(key)
 	if !ok {
 		return "", false
 	}
@@ -126,116 +135,91 @@ var diagMode = sync.OnceValue(func() cbor.DiagMode {
 
 func (m *Manager) inspect(id ID, rec Record) RecordInfo {
 	info := RecordInfo{ID: id, Kind: RecordDamaged, Version: rec.Version, Expires: rec.Expires, Size: len(rec.Data)}
-	l := link{id: id}
-	d, err := m.decode(&l, rec.Data)
+	sl := slot{m: m, id: id, rec: rec}
+	e, err := sl.open()
 	if err != nil {
 		return info
 	}
-	info.Encrypted = rec.Data[checksumSize] == formatEncrypted
-	info.Readable = !info.Encrypted
-	switch d.kind {
-	case kindLive:
-		info.Kind = RecordLive
-		info.describe(m, &d.content)
-	case kindSealed:
-		info.Kind, info.Successor = RecordSealed, d.successor
-		info.describe(m, &d.content)
-	case kindRetired:
-		info.Kind, info.Regenerated = RecordRetired, d.regenerated
-	case kindMoved:
-		info.Kind, info.Successor = RecordMoved, d.successor
-	case kindLock:
-		info.Kind = RecordLock
-		_, info.LockedUntil = m.decodeLock(&l, rec.Data)
-	case kindIndex:
-		info.Kind = RecordIndex
+	info.Encrypted = e.Encrypted
+	switch e.Kind {
+	case codec.Session:
+		var b codec.Body
+		err := e.OpenBody(&b, id, nil)
+		if !e.Encrypted && (m.encrypt || err != nil) {
+			return info
+		}
+		info.Kind = RecordSession
+		info.Renewed, info.Regenerated = time.UnixMilli(e.Credential.Issued), time.UnixMilli(e.Credential.Keyed)
+		if err == nil {
+			info.describe(m, &b)
+		}
+	case codec.Tombstone:
+		info.Kind, info.Readable = RecordTombstone, true
+		info.Ended, info.ByClient = time.UnixMilli(e.End.At), !e.End.Elsewhere
+	case codec.Moved:
+		info.Kind, info.Readable = RecordMoved, true
+	case codec.Lock:
+		info.Kind, info.Readable = RecordLock, true
+		_, info.LockedUntil = decodeLock(&sl)
+	case codec.Index:
 		ix, err := m.decodeIndex(id, rec.Data)
-		info.Readable = err == nil
-		for _, e := range ix.entries {
-			if n := len(e.ids); n > 0 && !e.ending {
-				info.Sessions = append(info.Sessions, e.ids[n-1].id)
+		if !e.Encrypted && err != nil {
+			return info
+		}
+		info.Kind, info.Readable = RecordIndex, err == nil
+		for i := range ix.entries {
+			if !ix.entries[i].ending {
+				info.Sessions = append(info.Sessions, ix.entries[i].id)
 			}
 		}
 	}
 	return info
 }
 
-// describe fills in what a session's content tells, if it is readable.
-func (r *RecordInfo) describe(m *Manager, c *content) {
-	if !r.Readable {
-		return
+// describe fills in what a session's body tells.
+func (r *RecordInfo) describe(m *Manager, b *codec.Body) {
+	r.Readable = true
+	r.Created, r.LastUsed = time.UnixMilli(b.Created), time.UnixMilli(m.lastUsed(b, r.Expires))
+	if b.Authenticated != 0 {
+		r.AuthenticatedAt = time.UnixMilli(b.Authenticated)
 	}
-	r.Created, r.LastUsed = time.UnixMilli(c.created), time.UnixMilli(m.lastUsed(c, r.Expires))
-	if r.Kind == RecordSealed { // its expiry is the end of the grace period
-		r.LastUsed = time.UnixMilli(c.saved)
+	r.User, r.RemoteAddr, r.UserAgent = string(b.User), string(b.RemoteAddr), string(b.UserAgent)
+	r.Labels = decodeLabels(b.Labels)
+	for key := range b.Values.All() {
+		r.Keys = append(r.Keys, string(key))
 	}
-	if c.authenticated != 0 {
-		r.AuthenticatedAt = time.UnixMilli(c.authenticated)
-	}
-	r.User, r.RemoteAddr, r.UserAgent = string(c.user), string(c.remoteAddr), string(c.userAgent)
-	r.Keys = c.values.keys()
-	r.values = c.values
+	r.values = b.Values
 }
 
-// End ends the session that an ID leads to, over renewals too, as Session.Destroy does: requests in flight cannot
-// bring it back. It returns an error that wraps ErrNotFound if there is no such session or it has ended, and one
-// that wraps ErrGone if the ID was regenerated, so that the session lives on under another, which the ID does not
-// lead to. After any other error it can be called again. It goes on if ctx is cancelled; Options.StoreTimeout
-// bounds it.
+// End ends the session under an ID, as Session.Destroy does: requests in flight cannot bring it back. It returns an
+// error that wraps ErrNotFound if there is no such session or it has ended. After any other error it can be called
+// again. It goes on if ctx is cancelled; Options.StoreTimeout bounds it.
 //
-// For an application's own pages there is EndSession, which takes care that nobody ends another user's.
-func (m *Manager) End(parent context.Context, id ID) error {
-	ctx := newStoreContext(parent, &m.storeLimit)
-	defer ctx.cancel()
-	d, err := m.trace(ctx, id)
-	if err != nil {
+// For an application's own pages there is EndSessions, which takes care that nobody ends another user's.
+func (m *Manager) End(ctx context.Context, id ID) error {
+	step := newStoreContext(ctx, &m.storeLimit)
+	defer step.cancel()
+	sl := slot{m: m, id: id}
+	if err := sl.look(step); err != nil {
 		return err
 	}
-	n := 0
-	if c := &d.content; len(c.user) > 0 {
-		// The index also names the ID that a regeneration under way is about to bring into use.
-		n, err = m.endSessions(ctx, string(c.user), func(e *indexEntry) bool { return e.lineage == c.lineage })
-		if err != nil && !errors.Is(err, errIndexDamaged) {
-			return err
+	var body codec.Body
+	var login codec.Login
+	if e, err := sl.open(); err == nil && e.Kind == codec.Session {
+		login = e.Credential.Login
+		var b codec.Body
+		if e.OpenBody(&b, id, nil) == nil {
+			body = b
 		}
 	}
-	again := newStoreContext(parent, &m.storeLimit)
-	defer again.cancel()
-	if err := m.endID(again, id, endedOnDemand, false); err != nil {
+	first, err := m.end(step, id, false, func(*codec.Envelope) bool { return true })
+	switch {
+	case err != nil:
 		return err
+	case !first:
+		return fmt.Errorf("session: %v is no session, or has ended: %w", id, ErrNotFound)
 	}
-	if _, err = m.trace(again, id); errors.Is(err, ErrNotFound) || n > 0 && errors.Is(err, ErrGone) {
-		return nil
-	}
-	return err
-}
-
-// trace returns what the session that an ID leads to holds, or the error of End.
-func (m *Manager) trace(ctx context.Context, id ID) (decoded, error) {
-	var last decoded // the sealed record that led here
-	for range maxHops {
-		rec, err := m.load(ctx, id)
-		if errors.Is(err, ErrNotFound) && last.kind == kindSealed {
-			return last, nil // whoever follows it creates the successor
-		}
-		if err != nil {
-			return decoded{}, err
-		}
-		d, err := m.decode(&link{id: id}, rec.Data)
-		switch {
-		case err != nil:
-			return decoded{}, fmt.Errorf("session: what is under %v is damaged: %w", id, ErrNotFound)
-		case d.kind == kindLive:
-			return d, nil
-		case d.kind == kindSealed:
-			id, last = d.successor, d
-		case d.kind == kindRetired && d.regenerated:
-			return decoded{}, fmt.Errorf("session: %v was regenerated: %w", id, ErrGone)
-		case d.kind == kindRetired:
-			return decoded{}, fmt.Errorf("session: %v has ended: %w", id, ErrNotFound)
-		default:
-			return decoded{}, fmt.Errorf("session: %v is no session: %w", id, ErrNotFound)
-		}
-	}
-	return decoded{}, fmt.Errorf("session: more than %d renewals lead on from one ID", maxHops)
+	m.observe(step, Event{Kind: EventEnded, ID: id, Reason: ReasonRevoked})
+	m.forget(step, &body, login, id)
+	return nil
 }

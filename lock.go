@@ -1,14 +1,16 @@
 package session
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
+
+	"example.com/session/internal/codec"
 )
 
 // Locks are for handlers that read, think, and write back what depends on what they read. Most do not need one:
@@ -24,142 +26,173 @@ import (
 // does nothing. A session that the store does not know yet, which no other request can have, is locked as it is stored,
 // unless the handler has returned by then.
 //
-// It returns ErrLocked if the wait was in vain, ErrGone if the session has ended, or the store's error, and Err
-// returns the same from then on. If the lock is lost on the way, because this process stood still for longer than
+// It returns ErrLocked if the wait was in vain, ErrGone if the session has ended, ErrHeaderSent if it is an old system's
+// that cannot move any more, or the store's error, and Err returns the same from then on. A session that could not be locked
+// can still be ended, by Destroy. If the lock is lost on the way, because this process stood still for longer than
 // Options.LockLease, the commit fails with ErrLockLost. So do Lock and a commit after the request has ended, in a
 // handler that http.TimeoutHandler inside Manager.Handler has given up on: put it outside.
 //
 // A lock keeps out those who ask for it. Others still read and change the session.
 func (s *Session) Lock(ctx context.Context) error {
-	s.mu.Lock()
+	c := s.open()
 	defer s.mu.Unlock()
-	s.open()
-	s.locks = true
-	if s.err == nil && s.state == gone {
-		s.fail(ErrGone)
+	c.locks = true
+	if c.err == nil && c.gone() {
+		c.fail(ErrGone)
 	}
-	if s.err != nil || s.state != live {
-		return s.err
+	if c.err != nil || c.anonymous() {
+		return c.err
 	}
-	if err := s.takeLock(ctx); err != nil {
-		return s.fail(err)
+	if err := c.takeLock(ctx); err != nil {
+		return c.failLock(err)
 	}
 	return nil
 }
 
-// lockImplicitly locks the session that was just loaded, if Options.Locking asks for it. s.mu is held.
-func (s *Session) lockImplicitly() {
-	if !s.m.locking {
+// Unlock saves the session, as Save does, and gives its lock back before the request has ended, whether Lock or
+// Options.Locking asked for it: for a handler that goes on for long. It returns what Err then returns. What is changed
+// later is merged as without a lock; Lock takes it again. Before the first use of the session, Unlock keeps Options.Locking
+// from locking it.
+func (s *Session) Unlock(ctx context.Context) error {
+	err := s.Save(ctx)
+	s.mu.Lock()
+	held := s.core.held
+	s.core.held, s.core.locks, s.core.freed = nil, false, true
+	s.mu.Unlock()
+	if held != nil {
+		held.release(ctx)
+	}
+	return err
+}
+
+// gone reports whether the client's session has ended, or is another's, while it may not know.
+func (c *core) gone() bool { return c.phase == closed || c.phase == replaced || c.phase == revoked }
+
+// lockImplicitly locks the session that was just loaded, if Options.Locking asks for it.
+func (c *core) lockImplicitly() {
+	if !c.m.locking || c.freed {
 		return
 	}
-	switch err := s.takeLock(s.origin.context()); {
-	case s.state == gone: // it ended while this request waited
-		s.begin()
-	case err != nil:
-		s.fail(err)
+	err := c.takeLock(c.origin.context())
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrGone) && c.phase != served: // one that ends while this request waits is none
+	case errors.Is(err, ErrHeaderSent): // it can be read and ended, and no more
+	default:
+		c.failLock(err)
 	}
+}
+
+// failLock is fail for a session that could not be locked.
+func (c *core) failLock(err error) error {
+	c.unlocked = c.unlocked || c.err == nil
+	return c.fail(err)
 }
 
 // A heldLock is one that this request has taken.
 type heldLock struct {
 	m      *Manager
-	holder []byte
+	ctx    context.Context // of the request, for what is done beside it
+	holder writeID
 	leave  func()
-	before *heldLock // that of the session that this one took the place of, at a login for example
 
 	mu    sync.Mutex
-	link  link
+	slot  slot
 	until time.Time // end of the lease
 	lost  bool
 	timer *time.Timer // for the next extension
 }
 
-// takeLock locks the session, unless it is locked, and looks at it again. s.mu is held.
-func (s *Session) takeLock(parent context.Context) error {
-	m := s.m
+// takeLock locks the session, unless it is locked, and looks at it again.
+func (c *core) takeLock(parent context.Context) error {
 	switch {
-	case s.held != nil:
-		return s.held.check(parent, false)
-	case s.origin.ended():
+	case c.held != nil:
+		return c.held.check(parent, false)
+	case c.origin.ended():
 		return ErrLockLost
+	case c.phase == unmoved && c.origin.tooLate(): // its client would keep the old cookie, which leads there for the grace only
+		return ErrHeaderSent
 	}
-	if err := s.moveNow(parent); err != nil {
+	if err := c.moveNow(parent); err != nil {
 		return err
 	}
-	if s.state == gone {
+	stolen, seen := false, c.slot.rec.Version
+	if c.phase == served {
+		var err error
+		if stolen, err = c.holdLock(parent); err != nil {
+			return err
+		}
+	}
+	ctx := newStoreContext(parent, &c.m.storeLimit)
+	defer ctx.cancel()
+	if c.phase == served {
+		if err := c.slot.look(ctx); err != nil {
+			return err
+		}
+		// As long as nobody has saved since before the lock was taken, nobody has taken it over, or is about to and will
+		// save. Else what was found may be what the next holder works on.
+		if err := c.refresh(ctx, c.slot.rec.Version != seen); err != nil {
+			return err
+		}
+	}
+	if c.phase != served {
 		return ErrGone
 	}
-	stolen, err := s.holdLock(parent)
-	if err != nil {
-		return err
+	if !stolen {
+		return nil
 	}
-	for try := 1; ; try++ {
-		if err := s.refresh(parent); err != nil {
-			return err
+	// Should the one before wake up, it must find the session changed.
+	_, err := c.slot.retry(ctx, writeID{}, func(try int) error {
+		if try > 1 {
+			if err := c.refresh(ctx, true); err != nil || c.phase != served {
+				return cmp.Or(err, ErrGone)
+			}
 		}
-		if s.state == gone {
-			return ErrGone
-		}
-		if !stolen {
-			return nil
-		}
-		// Should the one before wake up, it must find the session changed.
-		ctx := newStoreContext(parent, &m.storeLimit)
-		undone := s.content
-		decoded, err := m.decode(&s.link, s.link.data)
-		if err == nil {
-			s.content = decoded.content // not with the changes that are still to be committed
-			_, err = s.save(ctx, &s.link, time.Now())
-			saved := s.content.saved
-			writes := s.content.writes
-			s.content = undone
-			s.content.saved, s.content.writes = saved, writes
-		}
-		ctx.cancel()
-		if err == nil || !errors.Is(err, ErrConflict) || try >= maxTries {
-			return err
-		}
-	}
+		return c.slot.fence(ctx)
+	})
+	return err
 }
 
-// lockNew locks a session that is about to be stored under a new name, if the request works under a lock. s.mu is held.
-func (s *Session) lockNew(ctx context.Context) error {
-	if !s.locks && !s.m.locking || s.origin.ended() {
+// lockNew locks a session that is about to be stored, if the request works under a lock.
+func (c *core) lockNew(ctx context.Context) error {
+	if !c.locks && (!c.m.locking || c.freed) || c.origin.ended() {
 		return nil
 	}
-	if s.held != nil && s.held.link.id == s.m.lockID(s.content.lineage) {
-		return nil
+	if c.held != nil { // of the session before
+		c.held.release(ctx)
+		c.held = nil
 	}
-	_, err := s.holdLock(ctx)
+	_, err := c.holdLock(ctx)
 	return err
 }
 
 // lockID returns where a session's lock is.
-func (m *Manager) lockID(l lineage) ID {
-	return sha256.Sum256([]byte(strings.Join([]string{"session lock", m.namespace, string(l[:])}, "\x00")))
+func (m *Manager) lockID(id ID) ID {
+	return sha256.Sum256(codec.Joined("session lock", m.namespace, string(id[:])))
 }
 
-// holdLock waits for the lock of the session's name and takes it. It reports whether it was taken over from a holder
-// whose lease ran out. s.mu is held.
-func (s *Session) holdLock(parent context.Context) (stolen bool, err error) {
-	m, id := s.m, s.m.lockID(s.content.lineage)
+// holdLock waits for the lock of the session in the slot and takes it. It reports whether it was taken over from a holder
+// whose lease ran out.
+func (c *core) holdLock(parent context.Context) (stolen bool, err error) {
+	m, id := c.m, c.m.lockID(c.slot.id)
 	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
 	defer cancel()
 	if _, err := m.queues.enter(wait, id); err != nil {
 		return false, lockError(wait, err)
 	}
 	held := &heldLock{
-		m: m, holder: newMark(), link: link{id: id}, leave: func() { m.queues.leave(id, handover{}) }, before: s.held,
+		m: m, ctx: sessionless{context.WithoutCancel(c.origin.context())},
+		holder: newWriteID(), slot: slot{m: m, id: id}, leave: func() { m.queues.leave(id, handover{}) },
 	}
 	defer func() {
-		if s.held != held { // also after a panic of the store
+		if c.held != held { // also after a panic of the store
 			held.leave()
 		}
 	}()
 	if stolen, err = held.take(wait); err != nil {
 		return false, lockError(wait, err)
 	}
-	s.held = held
+	c.held = held
 	held.mu.Lock()
 	defer held.mu.Unlock()
 	held.timer = time.AfterFunc(m.lockLease/3, held.extend)
@@ -179,24 +212,16 @@ func lockError(wait context.Context, err error) error {
 func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(wait), h.m.lockWait+h.m.storeLimit.timeout)
 	defer cancel()
-	ctx := uncached(sessionless{limited})
-	rec, err := h.m.load(ctx, h.link.id)
+	ctx := sessionless{limited}
 	for try := 1; ; try++ {
-		var holder []byte
-		var until time.Time
-		switch {
-		case errors.Is(err, ErrNotFound):
-			h.link = link{id: h.link.id}
-		case err != nil:
+		if err := h.slot.look(ctx); err != nil {
 			return false, err
-		default:
-			h.link.version, h.link.cas = rec.Version, rec.cas
-			holder, until = h.m.decodeLock(&h.link, rec.Data)
 		}
-		if now := time.Now(); !now.Before(until) {
+		holder, until := decodeLock(&h.slot)
+		if now := h.m.now(); !now.Before(until) {
 			err := h.save(ctx, now.Add(h.m.lockLease))
 			if err == nil {
-				return holder != nil, nil
+				return holder != writeID{}, nil
 			}
 			if !errors.Is(err, ErrConflict) {
 				return false, err
@@ -205,46 +230,38 @@ func (h *heldLock) take(wait context.Context) (stolen bool, err error) {
 		if !pause(wait, try+2) {
 			return false, wait.Err()
 		}
-		rec, err = h.m.load(ctx, h.link.id)
 	}
 }
 
 // save stores the lock with another end of the lease; the zero time releases it.
 func (h *heldLock) save(ctx context.Context, until time.Time) error {
-	now := time.Now()
-	write := newMark()
-	c := content{saved: now.UnixMilli()}
-	c.remember(write, now.UnixMilli(), h.m.rememberFor())
 	var payload []byte
 	if !until.IsZero() {
-		payload = appendNumbers(append(payload, h.holder...), uint64(until.UnixMilli()))
+		payload = binary.AppendUvarint(h.holder[:], uint64(until.UnixMilli()))
 	}
-	b := appendWrites(newData(kindLock, 1+markSize+len(payload)), c.writes)
-	rec := Record{
-		Version: h.link.version,
-		cas:     h.link.cas,
-		Data:    checksummed(h.link.id, append(b, payload...)),
-		Expires: now.Add(h.m.lockLease + lateWrites), // a late holder meets versions that have moved on
+	write := newWriteID()
+	data := codec.EncodeLock(h.slot.id, payload, codec.Writes{This: write})
+	expires := h.m.now().Add(h.m.lockLease + lateWrites) // a late holder meets versions that have moved on
+	overtaken, err := h.slot.save(ctx, data, expires, write)
+	if overtaken {
+		return &conflictError{}
 	}
-	if err := h.m.put(ctx, &h.link, rec, write); err != nil {
-		return err
+	if err == nil {
+		h.until = until
 	}
-	h.link.version++
-	h.link.cas = 0
-	h.until = until
-	return nil
+	return err
 }
 
 // decodeLock returns who holds the lock and until when, nothing if it is free.
-func (m *Manager) decodeLock(l *link, data []byte) ([]byte, time.Time) {
-	d, err := m.decode(l, data)
-	if err != nil || d.kind != kindLock || len(d.payload) == 0 {
-		return nil, time.Time{}
+func decodeLock(sl *slot) (writeID, time.Time) {
+	e, err := sl.open()
+	if err != nil || e.Kind != codec.Lock || len(e.Payload) == 0 {
+		return writeID{}, time.Time{}
 	}
-	r := reader{rest: d.payload}
-	holder, until := r.take(markSize), r.time()
-	if r.bad {
-		return nil, time.Time{}
+	r := codec.NewReader(e.Payload)
+	holder, until := writeID(r.Take(codec.WriteIDSize)), r.Time()
+	if !r.Good() {
+		return writeID{}, time.Time{}
 	}
 	return holder, time.UnixMilli(until)
 }
@@ -256,27 +273,25 @@ func (h *heldLock) extend() {
 	if h.lost || h.timer == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), min(h.m.storeLimit.timeout, h.m.lockLease/3))
+	ctx, cancel := context.WithTimeout(h.ctx, min(h.m.storeLimit.timeout, h.m.lockLease/3))
 	defer cancel()
-	h.move(ctx, time.Now().Add(h.m.lockLease))
+	h.move(ctx, h.m.now().Add(h.m.lockLease))
 	if !h.lost { // after an error, the next try may still be in time
 		h.timer.Reset(h.m.lockLease / 3)
 	}
 }
 
-// move is save for a lock that is held. It finds out whether that is so no longer. h.mu is held.
+// move is save for a lock of this request, and finds out whether it has lost that.
 func (h *heldLock) move(ctx context.Context, until time.Time) error {
 	err := h.save(ctx, until)
 	conflict, ok := errors.AsType[*conflictError](err)
-	switch {
-	case !ok, conflict.err != nil && !errors.Is(conflict.err, ErrNotFound):
+	if !ok || conflict.look != nil {
 		return err
-	case conflict.err == nil:
-		if holder, saved := h.m.decodeLock(&h.link, conflict.found.Data); bytes.Equal(holder, h.holder) {
-			// It was an earlier save of this holder's that got through, of which no reply came.
-			h.link.version, h.link.cas, h.until = conflict.found.Version, conflict.found.cas, saved
-			return h.save(ctx, until)
-		}
+	}
+	if holder, saved := decodeLock(&h.slot); holder == h.holder {
+		// It was an earlier save of this holder's that got through, of which no reply came.
+		h.until = saved
+		return h.save(ctx, until)
 	}
 	h.lost = true
 	return err
@@ -284,22 +299,17 @@ func (h *heldLock) move(ctx context.Context, until time.Time) error {
 
 // check returns ErrLockLost unless the lock is still held. With look, it asks the store.
 func (h *heldLock) check(ctx context.Context, look bool) error {
-	if h.before != nil {
-		if err := h.before.check(ctx, look); err != nil {
-			return err
-		}
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.lost && look {
-		rec, err := h.m.load(uncached(ctx), h.link.id)
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		seen := slot{m: h.m, id: h.slot.id}
+		if err := seen.look(ctx); err != nil {
 			return err
 		}
-		holder, _ := h.m.decodeLock(&h.link, rec.Data)
-		h.lost = err != nil || !bytes.Equal(holder, h.holder)
+		holder, _ := decodeLock(&seen)
+		h.lost = holder != h.holder
 	}
-	if h.lost || !time.Now().Before(h.until) {
+	if h.lost || !h.m.now().Before(h.until) {
 		h.lost = true
 		return ErrLockLost
 	}
@@ -308,19 +318,19 @@ func (h *heldLock) check(ctx context.Context, look bool) error {
 
 // release gives the lock back, for good. It need not succeed: the lease ends by itself.
 func (h *heldLock) release(parent context.Context) {
-	if h.before != nil {
-		defer h.before.release(parent)
-	}
-	defer h.leave()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.timer == nil { // it was given back before
+		return
+	}
+	defer h.leave()
 	h.timer.Stop()
 	h.timer = nil
-	if !h.lost && time.Now().Before(h.until) {
+	if !h.lost && h.m.now().Before(h.until) {
 		ctx := newStoreContext(parent, &h.m.storeLimit)
 		defer ctx.cancel()
 		if err := h.move(ctx, time.Time{}); err != nil {
-			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.link.id, Err: err})
+			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.slot.id, Err: err})
 		}
 	}
 	h.lost = true
@@ -329,7 +339,7 @@ func (h *heldLock) release(parent context.Context) {
 // unlock releases the lock at the end of the request.
 func (s *Session) unlock(ctx context.Context) {
 	s.mu.Lock()
-	held := s.held
+	held := s.core.held
 	s.mu.Unlock()
 	if held != nil {
 		held.release(ctx)

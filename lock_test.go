@@ -3,16 +3,19 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // 64 requests that read, wait, and write what depends on what they read, without Update: under a lock none is lost.
@@ -100,7 +103,7 @@ func TestLockIsReleased(t *testing.T) {
 func TestLockAndPanickingStore(t *testing.T) {
 	for calls := range 4 { // before the panic: the lock's record and the session's are looked at and saved
 		synctest.Test(t, func(t *testing.T) {
-			store := &panicsOnce{MemoryStore: session.NewMemoryStore(), left: -1}
+			store := double.New(session.NewMemoryStore())
 			v := newVisitor(t, store, &session.Options{SweepInterval: session.Never})
 			v.visit(func(s *session.Session) { s.Set("k", 1) })
 			work := func(s *session.Session) {
@@ -113,11 +116,11 @@ func TestLockAndPanickingStore(t *testing.T) {
 				defer func() { recover() }()
 				v.visit(func(s *session.Session) {
 					s.Has("k")
-					store.left = calls
+					store.Hook(double.Nth(calls+1, panics, double.Load, double.Save))
 					work(s)
 				})
 			}()
-			store.left = -1
+			store.Hook()
 			time.Sleep(time.Minute) // the lease of a holder that could not let go
 			start := time.Now()
 			v.visit(work)
@@ -126,30 +129,6 @@ func TestLockAndPanickingStore(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A panicsOnce panics when a number of loads and saves has been used up.
-type panicsOnce struct {
-	*session.MemoryStore
-	left int // negative: it does not
-}
-
-func (p *panicsOnce) count() {
-	if p.left == 0 {
-		p.left--
-		panic("boom")
-	}
-	p.left--
-}
-
-func (p *panicsOnce) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	p.count()
-	return p.MemoryStore.Load(ctx, id)
-}
-
-func (p *panicsOnce) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	p.count()
-	return p.MemoryStore.Save(ctx, id, rec)
 }
 
 // A session that the store does not know yet has nobody to be locked against.
@@ -325,7 +304,7 @@ func TestLockAfterTheRequest(t *testing.T) {
 // An extension of which no reply came back is no loss of the lock.
 func TestLockExtensionWithoutReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &deaf{MemoryStore: session.NewMemoryStore()}
+		store := double.New(session.NewMemoryStore())
 		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
 		v.visit(func(s *session.Session) { s.Set("k", 1) })
 		for _, until := range []time.Duration{15, 25, 45} { // extensions are due after 10, 20, 30 and 40 seconds
@@ -333,9 +312,9 @@ func TestLockExtensionWithoutReply(t *testing.T) {
 				if err := s.Lock(t.Context()); err != nil {
 					t.Error(err)
 				}
-				store.on.Store(true)
+				store.Hook(double.Lose(errDown, double.Load, double.Save))
 				time.Sleep(15 * time.Second)
-				store.on.Store(false)
+				store.Hook()
 				time.Sleep(until*time.Second - 15*time.Second)
 				s.Set("k", int(until))
 			}), http.StatusOK)
@@ -352,44 +331,22 @@ func TestLockExtensionWithoutReply(t *testing.T) {
 	})
 }
 
-// A deaf store does what it is asked to, but while it is on, nobody hears of it.
-type deaf struct {
-	*session.MemoryStore
-	on atomic.Bool
-}
-
-func (d *deaf) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	rec, err := d.MemoryStore.Load(ctx, id)
-	if d.on.Load() {
-		return session.Record{}, errDown
-	}
-	return rec, err
-}
-
-func (d *deaf) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	err := d.MemoryStore.Save(ctx, id, rec)
-	if d.on.Load() {
-		return errDown
-	}
-	return err
-}
-
 func TestLostLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &frozenStore{MemoryStore: session.NewMemoryStore()}
+		store := double.New(session.NewMemoryStore())
 		opts := &session.Options{SweepInterval: session.Never, LockWait: time.Minute, Logger: slog.New(slog.DiscardHandler)}
 		v := newVisitor(t, store, opts)
 		n := session.Key[int]("n")
 		v.visit(func(s *session.Session) { n.Set(s, 1) })
 		elsewhere := v.clone()
-		elsewhere.m = newManager(t, store.MemoryStore, opts)
+		elsewhere.m = newManager(t, store.Store, opts)
 		var err error
 		res := v.visit(func(s *session.Session) {
 			if err := s.Lock(t.Context()); err != nil {
 				t.Error(err)
 			}
 			got, _ := n.Get(s)
-			store.frozen = true // nothing of this process reaches the store, as if it were paused
+			store.Hook(double.Fail(errDown, double.Save)) // nothing of this process reaches the store, as if it were paused
 			start := time.Now()
 			wantStatus(t, elsewhere.visit(func(s *session.Session) {
 				if err := s.Lock(t.Context()); err != nil {
@@ -401,7 +358,7 @@ func TestLostLock(t *testing.T) {
 			if d := time.Since(start); d > 31*time.Second {
 				t.Errorf("the next holder waited %v, longer than the lease", d)
 			}
-			store.frozen = false
+			store.Hook()
 			n.Set(s, got+1)
 			err = s.Save(t.Context())
 		})
@@ -421,13 +378,11 @@ func TestLostLock(t *testing.T) {
 // of its process hands over may hold what the next holder saved.
 func TestLockLostInTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &lateStore{Store: session.NewMemoryStore(), late: make(chan struct{})}
-		frozen := &lockFreezer{Store: store}
+		store, release := double.New(session.NewMemoryStore()), make(chan struct{})
 		opts := &session.Options{LockLease: 2 * time.Second, SweepInterval: session.Never, Logger: quiet}
-		v := newVisitor(t, frozen, opts)
+		v := newVisitor(t, store, opts)
 		n := session.Key[int]("n")
 		v.visit(func(s *session.Session) { n.Set(s, 1) })
-		v.visit(func(s *session.Session) { frozen.session = s.ID() })
 		elsewhere := v.clone()
 		elsewhere.m = newManager(t, store.Store, opts)
 		add := func(s *session.Session, more int) {
@@ -440,8 +395,15 @@ func TestLockLostInTheQueue(t *testing.T) {
 		var all sync.WaitGroup
 		wantStatus(t, v.clone().visit(func(s *session.Session) {
 			add(s, 1)
-			frozen.on = true // the lease is not prolonged any more
-			store.saves = 1
+			id := s.ID()
+			store.Hook(
+				double.Before(func(_ context.Context, c *double.Call) error {
+					if c.ID != id { // the lease is not prolonged any more
+						return errDown
+					}
+					return nil
+				}, double.Save),
+				double.Nth(1, double.Late(release), double.Save))
 			all.Go(func() {
 				wantStatus(t, v.clone().visit(func(s *session.Session) { s.Set("other", true) }), http.StatusOK)
 			})
@@ -449,7 +411,7 @@ func TestLockLostInTheQueue(t *testing.T) {
 			all.Go(func() {
 				time.Sleep(time.Second)
 				wantStatus(t, elsewhere.visit(func(s *session.Session) { add(s, 10) }), http.StatusOK)
-				close(store.late)
+				close(release)
 			})
 		}), http.StatusConflict)
 		all.Wait()
@@ -550,29 +512,267 @@ func cached(store session.Store) session.Store {
 	return session.NewCacheStore(store, &session.CacheOptions{MaxAge: time.Minute})
 }
 
-// A lockFreezer saves only the session while it is on.
-type lockFreezer struct {
-	session.Store
-	session session.ID
-	on      bool
+// Unlock saves and lets the next request in before the handler has returned, and Lock takes the lock again.
+func TestUnlock(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		for _, implicit := range []bool{false, true} {
+			v := newVisitor(t, newStore(t), &session.Options{Locking: implicit, SweepInterval: session.Never})
+			other := newManager(t, v.store, &session.Options{Locking: implicit, SweepInterval: session.Never})
+			lock := func(s *session.Session) {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			v.visit(func(s *session.Session) { hitCounter.Set(s, 1) })
+			wantStatus(t, v.visit(func(s *session.Session) {
+				if !implicit {
+					lock(s)
+				}
+				hitCounter.Set(s, 2)
+				if err := s.Unlock(t.Context()); err != nil {
+					t.Error(err)
+				}
+				next := v.clone()
+				for _, m := range []*session.Manager{v.m, other} {
+					next.m = m
+					wantStatus(t, next.visit(func(s *session.Session) {
+						lock(s)
+						hitCounter.Update(s, func(n int) int { return n * 10 })
+					}), http.StatusOK)
+				}
+				s.Set("late", true)
+				lock(s)
+				if n, _ := hitCounter.Get(s); n != 200 {
+					t.Errorf("implicit %v: under the lock again, the number is %d, want 200", implicit, n)
+				}
+				hitCounter.Set(s, 3)
+			}), http.StatusOK)
+			v.visit(func(s *session.Session) {
+				if n, _ := hitCounter.Get(s); n != 3 || !s.Has("late") {
+					t.Errorf("implicit %v: the session is %v, with %d", implicit, s, n)
+				}
+			})
+		}
+	})
 }
 
-func (f *lockFreezer) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if f.on && id != f.session {
-		return errors.New("frozen")
+// Unlock without a lock, or of a session that is not stored yet, is no more than Save; after a failure it unlocks all the same.
+func TestUnlockOfNothing(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	v := newVisitor(t, store, &session.Options{Locking: true, Logger: quiet})
+	v.visit(func(s *session.Session) {
+		if err := s.Unlock(t.Context()); err != nil {
+			t.Errorf("of what is not there: %v", err)
+		}
+		s.Set("k", 1)
+	})
+	if n := recordCount(t, store); n != 1 {
+		t.Errorf("%d records: a session that is stored after Unlock is locked", n)
 	}
-	return f.Store.Save(ctx, id, rec)
+	wantStatus(t, v.visit(func(s *session.Session) {
+		s.Set("k", 2)
+		store.Hook(double.Fail(errDown, double.Save))
+		if err := s.Unlock(t.Context()); !errors.Is(err, errDown) {
+			t.Errorf("at a store that fails: %v", err)
+		}
+		store.Hook()
+	}), http.StatusServiceUnavailable)
 }
 
-// A frozenStore fails while it is frozen.
-type frozenStore struct {
-	*session.MemoryStore
-	frozen bool
-}
-
-func (f *frozenStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if f.frozen {
-		return errors.New("frozen")
+// Unlock before the session was used keeps Options.Locking from locking it at all.
+func TestUnlockBeforeUse(t *testing.T) {
+	for name, use := range map[string]func(s *session.Session){
+		"read":  func(s *session.Session) { s.Get("k") },
+		"write": func(s *session.Session) { s.Set("k", 2) },
+		"save":  func(s *session.Session) { s.ForceSave(); s.Save(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := newVisitor(t, session.NewMemoryStore(), &session.Options{Locking: true, LockWait: time.Millisecond, Logger: quiet})
+			v.visit(func(s *session.Session) { s.Set("k", 1) })
+			v.visit(func(s *session.Session) {
+				s.Get("k") // which locks it
+				wantStatus(t, v.clone().visit(func(s *session.Session) {
+					if err := s.Unlock(t.Context()); err != nil {
+						t.Error(err)
+					}
+					use(s)
+				}), http.StatusOK)
+				wantStatus(t, v.clone().visit(func(s *session.Session) {
+					s.Unlock(t.Context())
+					use(s)
+					if err := s.Lock(t.Context()); !errors.Is(err, session.ErrLocked) {
+						t.Errorf("Lock after Unlock: %v", err)
+					}
+				}), http.StatusServiceUnavailable)
+			})
+		})
 	}
-	return f.MemoryStore.Save(ctx, id, rec)
+}
+
+// A lock is given back once, whoever else gives it back: a handler that has been given up on may come late.
+func TestUnlockLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never, Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		var kept *session.Session
+		v.visit(func(s *session.Session) {
+			kept = s
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		v.visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+			waiting := v.clone()
+			locked := make(chan bool, 1)
+			go waiting.visit(func(s *session.Session) {
+				s.Lock(t.Context())
+				locked <- true
+			})
+			synctest.Wait()
+			kept.Unlock(t.Context())
+			synctest.Wait()
+			select {
+			case <-locked:
+				t.Error("another request holds the lock, too")
+			default:
+			}
+		})
+	})
+}
+
+// A panic of the store while a lock is given back is the one that goes on up.
+func TestPanicAtRelease(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	v := newVisitor(t, store, &session.Options{Locking: true})
+	v.visit(func(s *session.Session) { s.Set("k", 1) })
+	lock := v.m.LockID(v.id())
+	saves := 0
+	store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+		if c.ID == lock {
+			if saves++; saves == 2 {
+				panic("boom")
+			}
+		}
+		return nil
+	}, double.Save))
+	defer func() {
+		if p := recover(); p != "boom" {
+			t.Errorf("panic: %v", p)
+		}
+	}()
+	v.send(v.m, func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		s.Destroy()
+		s.Set("k", 3)
+		w.WriteHeader(http.StatusOK)
+	})
+}
+
+// What prolongs a lock beside the request has the request's context.
+func TestLeaseHasContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var with, without int
+		m := newManager(t, session.NewMemoryStore(), &session.Options{
+			Locking: true, SweepInterval: session.Never, Observer: func(ctx context.Context, _ session.Event) {
+				if ctx.Value(useKey{}) == nil {
+					without++
+				} else {
+					with++
+				}
+			},
+		})
+		value, _ := begin(t, m)
+		without = 0
+		r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(context.WithValue(t.Context(), useKey{}, "of the request"))
+		r.Header.Set("Cookie", "session_id="+value)
+		handle(m, func(s *session.Session) {
+			s.Get("k")
+			time.Sleep(time.Minute)
+		}).ServeHTTP(httptest.NewRecorder(), r)
+		if with < 4 || without > 0 {
+			t.Errorf("%d events with the request's context, %d without", with, without)
+		}
+	})
+}
+
+// A session that cannot be locked, since there is no room for another record or somebody else has locked it, can still be
+// ended: nothing brings it back. Nothing else is done to it.
+func TestEndWithoutLock(t *testing.T) {
+	full := double.Before(func(_ context.Context, c *double.Call) error {
+		if c.Record.Version == 0 {
+			return fmt.Errorf("no room: %w", syscall.ENOSPC)
+		}
+		return nil
+	}, double.Save)
+	lock := func(s *session.Session) { s.Lock(t.Context()) }
+	for _, implicit := range []bool{true, false} {
+		for _, locked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("implicit %v, locked by another %v", implicit, locked), func(t *testing.T) {
+				store := double.New(session.NewMemoryStore())
+				v := newVisitor(t, store, nil).login()
+				m := newManager(t, store, &session.Options{Locking: implicit, LockWait: time.Millisecond, Logger: quiet})
+				attempt := func(fn func(s *session.Session)) int {
+					r := v.clone()
+					r.m = m
+					return r.visit(func(s *session.Session) {
+						if !implicit {
+							lock(s)
+						}
+						if fn(s); s.Err() == nil {
+							t.Error("it is locked")
+						}
+					}).StatusCode
+				}
+				try := func() {
+					if status := attempt(func(s *session.Session) { s.Set("k", 2) }); status != http.StatusServiceUnavailable {
+						t.Errorf("a change without the lock gets %d", status)
+					}
+					if status := attempt(func(s *session.Session) { s.User() }); status != http.StatusServiceUnavailable {
+						t.Errorf("who reads without the lock gets %d", status)
+					}
+					if status := attempt((*session.Session).Destroy); status != http.StatusOK {
+						t.Errorf("a logout gets %d", status)
+					}
+				}
+				if locked {
+					v.visit(func(s *session.Session) { lock(s); try() })
+				} else {
+					store.Hook(full)
+					try()
+					store.Hook()
+				}
+				if v.alive() {
+					t.Error("the session lives on")
+				}
+			})
+		}
+	}
+}
+
+// A lock whose lease ran out is lost for good: it is neither prolonged any more, when the store is back, nor given back.
+func TestLostLockStaysLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{LockLease: 2 * time.Second, SweepInterval: session.Never, Logger: quiet}).login()
+		wantStatus(t, v.visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			store.Hook(double.Fail(errDown, double.Save))
+			time.Sleep(3 * time.Second)
+			s.Set("k", 2)
+			if err := s.Save(t.Context()); !errors.Is(err, session.ErrLockLost) {
+				t.Errorf("Save: %v", err)
+			}
+			store.Hook()
+			store.Calls() // which begins to count
+			time.Sleep(5 * time.Second)
+		}), http.StatusConflict)
+		if n := store.Calls()[double.Save]; n != 0 {
+			t.Errorf("%d saves for a lock that was lost", n)
+		}
+	})
 }

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"crypto/cipher"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -13,47 +12,56 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
+
+	"example.com/session/internal/codec"
+	"example.com/session/internal/dbsc"
 )
 
 // A Manager gives the requests of a web application their sessions. New returns one; Handler puts it to work.
 // It is safe for concurrent use.
 type Manager struct {
-	store  Store
-	signer *signer
-	cookie Cookie
+	store       Store
+	signer      *cookieSigner
+	cookie      Cookie
+	bearer      signer // of tokens that travel in no cookie
+	tokenHeader string
 
-	idleTimeout     time.Duration // 0 is never, for this and the next two
-	absoluteTimeout time.Duration
-	renewEvery      time.Duration
-	renewGrace      time.Duration
-	touchEvery      time.Duration // 0: a tenth of the session's idle timeout
-	storeLimit      timeLimit
-	maxSize         int
-	encrypt         bool
-	indexCiphers    []cipher.AEAD // one a secret
-	namespace       string
-	maxPerUser      int
-	refuseNew       bool
-	bind            func(*http.Request) string
-	off             bool // the store is a NullStore
-	locking         bool
-	lockLease       time.Duration
-	lockWait        time.Duration
-	errorHandler    func(http.ResponseWriter, *http.Request, error)
-	logger          *slog.Logger
-	observer        func(context.Context, Event)
-	clientAddr      func(*http.Request) netip.Addr
-	migration       *Migration
+	timing
+	endOnReuse   bool
+	storeLimit   timeLimit
+	maxSize      int
+	encrypt      bool
+	indexCiphers []*codec.Cipher // one a secret
+	namespace    string
+	maxPerUser   int
+	refuseNew    bool
+	bind         func(*http.Request) string
+	binder       *binder
+	off          bool // sessions are
+	locking      bool
+	lockLease    time.Duration
+	lockWait     time.Duration
+	errorHandler func(http.ResponseWriter, *http.Request, error)
+	logger       *slog.Logger
+	observer     func(context.Context, Event)
+	clientAddr   func(*http.Request) netip.Addr
+	migration    *Migration
+	clearData    string           // at logout
+	clock        func() time.Time // nil: time.Now
 
 	queues  queues
 	sweeper sweeper
+	advised sync.Map // texts that the logger was told
 }
 
 // Handler returns a handler that puts the session of each request into its context and calls next.
 //
 // The session is loaded when it is first used, and committed once: before the first byte of the response's
 // final header leaves, at the first Write, WriteHeader, Flush, ReadFrom or Hijack, or when next returns. If that
-// fails, the client gets Options.ErrorHandler's answer instead of next's, and next's writes return an error.
+// fails, the client gets Options.ErrorHandler's answer instead of next's, and next's writes return an error. Of the header
+// that next and middleware within have set, what lets a browser read that answer stays: CORS, HSTS, CSP and other policies,
+// Vary, a request ID. Set anything else that errors are to have outside.
 // What next changes later is saved when it returns, or by Session.Save.
 //
 // A panic of next drops what is not committed yet, and goes on up, but for http.ErrAbortHandler after a failed commit,
@@ -61,28 +69,34 @@ type Manager struct {
 //
 // The ResponseWriter that next gets is an http.Flusher, http.Hijacker, io.ReaderFrom or http.Pusher if the
 // original is, and works with http.ResponseController. A response that sets the cookie is kept out of shared
-// caches by Cache-Control; one whose handler used the session gets "Vary: Cookie".
+// caches by Cache-Control and the headers that some of them go by instead (RFC 9213, Surrogate-Control, Edge-Control,
+// X-Accel-Expires); one whose handler used the session gets "Vary: Cookie".
+//
+// The request that next gets is a copy. The Pattern, path values and parsed forms that it is given there are in the
+// original as well when Handler returns, for middleware outside.
 //
 // A handler that hijacks the connection and writes the header itself finds the cookie for a new session or a new
-// ID in the "Set-Cookie" of the ResponseWriter's Header, and has to send it. The periodic renewal waits for another
+// key in the "Set-Cookie" of the ResponseWriter's Header, or the token in Options.TokenHeader, and has to send it. The periodic renewal waits for another
 // request then, as it does when the client has hung up or http.TimeoutHandler has answered.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if m.lookup(r.Context()) != nil { // wrapped twice
+		if m.binder.serves(r) {
+			m.binder.ServeHTTP(w, r)
+			return
+		}
+		if r.Context().Value(managerKey{m}) != nil { // wrapped twice, or by the error handler
 			next.ServeHTTP(w, r)
 			return
 		}
-		x := &exchange{Context: r.Context(), m: m, w: w, r: r}
+		x := &exchange{Context: r.Context(), m: m, w: w, r: r, start: m.millis(), inHeader: m.inHeader(r)}
 		inner := r.WithContext(x)
 		if before := w.Header(); len(before) > 0 {
 			x.before = before.Clone()
 		}
 		returned := false
 		defer func() {
-			defer x.unlock()
-			if r.MultipartForm == nil { // net/http removes the temporary files of the request that it knows
-				r.MultipartForm = inner.MultipartForm
-			}
+			defer x.leave()
+			bringBack(r, inner)
 			if returned || !x.abort() {
 				return
 			}
@@ -98,13 +112,37 @@ func (m *Manager) Handler(next http.Handler) http.Handler {
 	})
 }
 
+// bringBack puts into the request what net/http has put into the one that the handler got. The server removes the
+// temporary files of the one that it knows, and middleware around the manager names routes by its Pattern. Nothing else is
+// written, since a goroutine of theirs may be reading.
+func bringBack(r, inner *http.Request) {
+	if r.Pattern != inner.Pattern {
+		r.Pattern = inner.Pattern
+	}
+	for _, rest, ok := strings.Cut(inner.Pattern, "{"); ok; _, rest, ok = strings.Cut(rest, "{") {
+		name := rest[:max(0, strings.IndexAny(rest, ".:}"))] // the colon is other routers'
+		if v := inner.PathValue(name); v != r.PathValue(name) {
+			r.SetPathValue(name, v)
+		}
+	}
+	if r.Form == nil && inner.Form != nil {
+		r.Form = inner.Form
+	}
+	if r.PostForm == nil && inner.PostForm != nil {
+		r.PostForm = inner.PostForm
+	}
+	if r.MultipartForm == nil && inner.MultipartForm != nil {
+		r.MultipartForm = inner.MultipartForm
+	}
+}
+
 // FromContext returns this manager's session of the request that ctx belongs to, where several managers wrap
 // the same request. It panics if m.Handler does not wrap the handler.
 func (m *Manager) FromContext(ctx context.Context) *Session {
 	if s := m.lookup(ctx); s != nil {
 		return s
 	}
-	panic("session: no session of this manager in the context: wrap the handler with its Handler, and pass on the request's context")
+	panic(without(ctx.Value(managerKey{m}), "session: no session of this manager in the context: wrap the handler with its Handler, and pass on the request's context"))
 }
 
 func (m *Manager) lookup(ctx context.Context) *Session {
@@ -114,53 +152,37 @@ func (m *Manager) lookup(ctx context.Context) *Session {
 
 type managerKey struct{ m *Manager }
 
-// HasCookie reports whether the request carries a session cookie that this manager signed, without a look at the
-// store: the session may have ended. It is there if Session.ID is not the zero ID. A cookie that is refused is no Event
-// here, but when the session is loaded.
-func (m *Manager) HasCookie(r *http.Request) bool {
-	var pos cookiePos
-	var l link
-	return m.candidate(r, &pos, &l, false)
+// now returns the time.
+func (m *Manager) now() time.Time {
+	if m.clock != nil {
+		return m.clock()
+	}
+	return time.Now()
 }
 
-// candidate sets l's token to that of the next of the request's cookies that passes the check, and moves pos on.
-func (m *Manager) candidate(r *http.Request, pos *cookiePos, l *link, observe bool) bool {
-	for pos.checked < maxCookies && pos.genuine < maxCandidates {
-		value, ok := m.signer.next(r.Header, pos)
-		if !ok {
-			return false
-		}
-		pos.checked++
-		if m.signer.verify(value, l) {
-			pos.genuine++
-			return true
-		}
-		if observe {
-			m.observe(r.Context(), Event{Kind: EventCookieRefused, Reason: refusal(value)})
-		}
-	}
-	return false
-}
+// millis returns the time in Unix milliseconds.
+func (m *Manager) millis() int64 { return m.now().UnixMilli() }
 
 // An exchange is a request and its response. It is the request's context, too.
 type exchange struct {
 	context.Context
-	m       *Manager
-	session atomic.Pointer[Session] // nil until somebody asks for it: many requests never do
-	w       http.ResponseWriter
-	r       *http.Request
-	before  http.Header                 // what the header held before the handler
-	over    atomic.Bool                 // Handler is about to return, or has
-	dropped atomic.Pointer[http.Header] // what the handler has for a header once the error handler has answered
+	m        *Manager
+	session  atomic.Pointer[Session] // nil until somebody asks for it: many requests never do
+	w        http.ResponseWriter
+	r        *http.Request
+	before   http.Header                 // what the header held before the handler
+	start    int64                       // when it was received, in Unix milliseconds
+	inHeader bool                        // the client has its token in a header
+	over     atomic.Bool                 // Handler is about to return, or has
+	sent     atomic.Bool                 // the final header has left, or is about to; set by whoever holds mu
+	dropped  atomic.Pointer[http.Header] // what the handler has for a header once the error handler has answered
 
 	mu       sync.Mutex
-	cookie   *http.Cookie // what the final header is to set; nil: nothing
-	others   []string     // names of the cookies that managers within have set
-	failed   error        // the error handler answered instead
-	answered bool         // and has returned
-	sent     bool         // the final header has left, or is about to
-	hijacked bool         // by the handler's hand, with the cookie or without
-	told     bool         // Save returned the failure
+	others   []string // names of the cookies, or headers, that managers within have set
+	failed   error    // the error handler answered instead
+	answered bool     // and has returned
+	hijacked bool     // by the handler's hand, with the cookie or without
+	told     bool     // Save returned the failure
 }
 
 // Value makes the session part of the request's context.
@@ -183,124 +205,117 @@ func (x *exchange) open() *Session {
 	if s := x.session.Load(); s != nil {
 		return s
 	}
-	x.session.CompareAndSwap(nil, &Session{m: x.m, origin: x})
+	x.session.CompareAndSwap(nil, &Session{core: core{m: x.m, origin: x, bare: x.inHeader}})
 	return x.session.Load()
 }
 
 func (x *exchange) ended() bool { return x.over.Load() }
 
-// unlock gives the session's lock back, if there is one, and sees to it that none is taken any more.
-func (x *exchange) unlock() {
+func (x *exchange) tooLate() bool { return x.sent.Load() }
+
+// leave gives the session's lock back, if there is one, sees to it that none is taken any more, and tells those outside
+// who was logged in.
+func (x *exchange) leave() {
 	x.over.Store(true)
 	if s := x.session.Load(); s != nil {
 		s.unlock(x.Context)
+		s.tellUser(x.Context)
 	}
 }
 
 // String keeps token and values out of what prints the context.
-func (x *exchange) String() string {
-	if parent, ok := x.Context.(fmt.Stringer); ok {
+func (x *exchange) String() string { return describeContext(x.Context) }
+
+func describeContext(parent context.Context) string {
+	if parent, ok := parent.(fmt.Stringer); ok {
 		return parent.String() + ".WithSession"
 	}
-	return fmt.Sprintf("%T.WithSession", x.Context)
+	return fmt.Sprintf("%T.WithSession", parent)
 }
 
 func (x *exchange) context() context.Context { return x.Context }
 
-func (x *exchange) candidate(pos *cookiePos, l *link) bool { return x.m.candidate(x.r, pos, l, true) }
+func (x *exchange) began() int64 { return x.start }
+
+func (x *exchange) tokens() (first token, ok bool, others []token) {
+	return x.m.tokens(x.r, x.inHeader, true)
+}
 
 // maxUserAgent is how many bytes of a User-Agent header are kept.
 const maxUserAgent = 256
 
 func (x *exchange) client() (addr, agent string) {
-	if a := x.m.clientAddr(x.r); a.IsValid() {
-		addr = a.String()
+	return describeClient(x.m.clientAddr(x.r), x.r.UserAgent())
+}
+
+// describeClient returns what a session keeps of a client's address and User-Agent.
+func describeClient(from netip.Addr, userAgent string) (addr, agent string) {
+	if from.IsValid() {
+		addr = from.String()
 	}
-	agent = x.r.UserAgent()
-	return addr, agent[:min(len(agent), maxUserAgent)]
+	if agent = userAgent; len(agent) > maxUserAgent {
+		end := maxUserAgent
+		for end > maxUserAgent-utf8.UTFMax && !utf8.RuneStart(agent[end]) { // not within a character
+			end--
+		}
+		agent = agent[:end]
+	}
+	return addr, agent
 }
 
 func (x *exchange) binding() []byte {
 	if x.m.bind == nil {
 		return nil
 	}
-	return hashBinding(x.m.bind(x.r))
+	ctx := context.WithValue(x.r.Context(), clientAddrKey{}, x.m.clientAddr)
+	return hashBinding(x.m.bind(x.r.WithContext(ctx)))
 }
-
-// reachable does not hold for a client that hung up, for a request that timed out, nor where the handler writes the
-// header itself. x.mu is held.
-func (x *exchange) reachable() bool { return !x.hijacked && x.Context.Err() == nil }
 
 // commit is Session.Save: a commit whose failure is the caller's to handle, and the response's too.
 func (x *exchange) commit(ctx context.Context) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, err := x.commitLocked(ctx)
+	s := x.session.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := x.header()
+	if x.over.Load() { // also after a panic, when nothing has left
+		h = headerSent
+	}
+	err := s.core.commit(ctx, h)
 	x.told = x.told || err != nil
 	return err
 }
 
-// commitLocked commits the session, and takes note of the cookie to set as long as there is a header to do so in. It
-// reports whether the response depends on the session. x.mu is held.
-func (x *exchange) commitLocked(ctx context.Context) (used bool, err error) {
-	s := x.session.Load()
-	if s == nil {
-		return false, nil
+// header says whether the response can set a cookie. It will hardly reach a client that hung up, nor one whose request
+// timed out, nor may a handler send it that writes the header itself.
+func (x *exchange) header() header {
+	switch {
+	case x.sent.Load():
+		return headerSent
+	case x.hijacked || x.Context.Err() != nil:
+		return headerLost
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	action, err := s.commit(ctx, x.sent)
-	if x.sent {
-		return s.used, err
-	}
-	switch action {
-	case setCookie:
-		age := time.Duration(0)
-		if s.persistentCookie() {
-			age = maxCookieAge
-			if !s.link.expires.IsZero() {
-				age = max(time.Until(s.link.expires), time.Second)
-			}
-		}
-		x.cookie = x.m.cookie.cookie(x.m.signer.sign(&s.link.token), age)
-	case removeCookie:
-		x.cookie = x.m.cookie.cookie("", -1)
-	case keepCookie:
-		if s.state == gone {
-			x.cookie = nil
-		}
-	}
-	return s.used, err
+	return headerOpen
 }
 
-// begin commits before the final header leaves. It returns an error if the handler's response must not: the
-// error handler has then answered. A cookie that an earlier commit asks for is set all the same, since its ID may be
-// the only one that still leads to the session; unless that has ended meanwhile, and the client may have a newer one.
+// begin commits before the final header leaves. It returns an error if the handler's response must not: the error
+// handler has then answered.
 func (x *exchange) begin() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.beginLocked()
+	return x.beginOnce()
 }
 
-// beginLocked is begin. x.mu is held.
-func (x *exchange) beginLocked() error {
-	if x.sent {
+// beginOnce is begin in whoever holds x.mu.
+func (x *exchange) beginOnce() error {
+	if x.sent.Load() {
 		return x.failed
 	}
-	if x.cookie != nil {
-		x.session.Load().confirm()
-	}
-	used := false
-	used, x.failed = x.commitLocked(x.Context)
-	x.sent = true
-	if x.failed != nil {
-		x.dropHeader()
-	}
-	if x.cookie != nil {
-		x.setCookie()
-	}
-	if used {
-		varyCookie(x.w.Header())
+	if s := x.session.Load(); s != nil {
+		x.failed = x.beginWith(s)
+	} else {
+		x.sent.Store(true)
 	}
 	if x.failed != nil {
 		x.answerError()
@@ -310,13 +325,36 @@ func (x *exchange) beginLocked() error {
 	return x.failed
 }
 
-// dropHeader removes what the handler did to the header, but for the cookies of other managers: what they lead to has
-// been saved, and their old ones may lead nowhere. x.mu is held.
+// beginWith commits the session, and puts into the header what the client is to know of it.
+func (x *exchange) beginWith(s *Session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.core.commit(x.Context, x.header())
+	x.sent.Store(true)
+	if err != nil {
+		s.core.prove(x.Context)
+		x.dropHeader()
+	}
+	x.setToken(&s.core)
+	if s.core.used {
+		x.vary()
+	}
+	return err
+}
+
+// dropHeader removes what the handler did to the header, but for what lets a browser read the answer to the error, and
+// for the tokens of other managers: what they lead to has been saved, and their old ones may lead nowhere.
 func (x *exchange) dropHeader() {
 	header := x.w.Header()
 	lines := header["Set-Cookie"]
-	clear(header)
-	maps.Copy(header, x.before)
+	maps.DeleteFunc(header, func(name string, _ []string) bool {
+		return !isPolicy(name) && !slices.Contains(x.others, headerField+name)
+	})
+	for name, lines := range x.before {
+		if _, ok := header[name]; !ok {
+			header[name] = lines
+		}
+	}
 	for _, line := range lines {
 		name, _, _ := strings.Cut(line, "=")
 		if slices.Contains(x.others, name) && !slices.Contains(header["Set-Cookie"], line) {
@@ -326,7 +364,21 @@ func (x *exchange) dropHeader() {
 	}
 }
 
-// within takes note of the cookie that a manager within has set. It is not called with x.mu held, but with that one's.
+// isPolicy reports whether a header says how any response of the site may be read, whatever it answers. net/http.Error
+// keeps all but what describes the content, but some of that makes a success of a failure: Location, X-Accel-Redirect, a
+// cookie of the application's. So those that stay are listed.
+func isPolicy(name string) bool {
+	switch name = http.CanonicalHeaderKey(name); name {
+	case "Vary", "Strict-Transport-Security", "Content-Security-Policy", "Content-Security-Policy-Report-Only",
+		"Permissions-Policy", "Referrer-Policy", "Timing-Allow-Origin", "Origin-Agent-Cluster", "X-Content-Type-Options",
+		"X-Frame-Options", "X-Permitted-Cross-Domain-Policies", "X-Xss-Protection", "Reporting-Endpoints", "Report-To", "Nel",
+		"X-Request-Id", "X-Correlation-Id", dbsc.Registration: // of managers within, as are their cookies
+		return true
+	}
+	return strings.HasPrefix(name, "Access-Control-") || strings.HasPrefix(name, "Cross-Origin-")
+}
+
+// within takes note of the cookie, or header, that a manager within has set.
 func (x *exchange) within(name string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -348,8 +400,9 @@ func (x *exchange) goBack() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.failed == nil {
-		x.sent, x.hijacked = false, false
-		x.unsetCookie()
+		x.sent.Store(false)
+		x.hijacked = false
+		x.unsetToken()
 	}
 }
 
@@ -357,15 +410,20 @@ func (x *exchange) goBack() {
 func (x *exchange) begun() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.sent
+	return x.sent.Load()
 }
 
 // answerError has the error handler answer. Where it writes nothing, net/http would send the 200 of a success.
 func (x *exchange) answerError() {
+	notStored(x.w.Header())
+	if x.askAgain() {
+		return
+	}
 	answer := &errorAnswer{ResponseWriter: x.w, controls: controls{x.w}}
-	x.m.errorHandler(answer, x.r, x.failed)
+	r := x.r.WithContext(failedContext{x.Context, x.m})
+	x.m.errorHandler(answer, r, x.failed)
 	if !answer.given {
-		x.m.answerError(x.w, x.r, x.failed)
+		x.m.answerError(x.w, r, x.failed)
 	}
 }
 
@@ -396,8 +454,8 @@ func (a *errorAnswer) Unwrap() http.ResponseWriter {
 func (x *exchange) beginHijack() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.hijacked = !x.sent
-	return x.beginLocked()
+	x.hijacked = !x.sent.Load()
+	return x.beginOnce()
 }
 
 // finish commits what is not committed yet when the handler has returned.
@@ -405,20 +463,26 @@ func (x *exchange) finish() {
 	x.over.Store(true)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	sent := x.sent
+	sent := x.sent.Load()
 	if !sent {
-		x.beginLocked()
+		x.beginOnce()
 	}
 	x.dropTrailers()
 	if !sent {
 		return
 	}
-	if _, err := x.commitLocked(x.Context); err != nil && x.failed == nil && !x.told {
-		x.m.observe(x.Context, Event{Kind: EventLost, ID: x.session.Load().ID(), Op: "commit", Err: err})
+	s := x.session.Load()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.core.commit(x.Context, headerSent); err != nil && x.failed == nil && !x.told {
+		x.m.observe(x.Context, Event{Kind: EventLost, ID: s.core.slot.id, Op: "commit", Err: err})
 	}
 }
 
-// dropTrailers removes the trailers that the handler set after it had failed: they go with the body. x.mu is held.
+// dropTrailers removes the trailers that the handler set after it had failed: they go with the body.
 func (x *exchange) dropTrailers() {
 	if x.failed == nil {
 		return
@@ -435,14 +499,16 @@ func (x *exchange) abort() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.dropTrailers()
-	if !x.sent && x.cookie != nil {
-		x.setCookie()
-		varyCookie(x.w.Header())
-	}
 	if s := x.session.Load(); s != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.changes, s.ended, s.todo = nil, nil, 0
+		s.core.intent, s.core.proven = intent{}, false
+		if !x.sent.Load() {
+			s.core.prove(x.Context)
+			if x.setToken(&s.core) {
+				x.vary()
+			}
+		}
 	}
 	return x.answered
 }

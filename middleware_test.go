@@ -18,15 +18,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // The save does not depend on the client's patience.
 func TestClientHangsUp(t *testing.T) {
-	m := newManager(t, impatient{session.NewMemoryStore()}, nil)
+	m := newManager(t, double.New(session.NewMemoryStore(), double.Slow(0)), nil)
 	value, _ := begin(t, m)
 	entered, done := make(chan struct{}), make(chan struct{})
 	srv := newServer(t, false, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -59,27 +59,6 @@ func TestClientHangsUp(t *testing.T) {
 	}), "session_id="+value)
 }
 
-// An impatient store gives up when its context is done, as those behind a network do.
-type impatient struct{ session.Store }
-
-func (i impatient) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	select {
-	case <-ctx.Done():
-		return session.Record{}, ctx.Err()
-	default:
-		return i.Store.Load(ctx, id)
-	}
-}
-
-func (i impatient) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	default:
-		return i.Store.Save(ctx, id, rec)
-	}
-}
-
 // A handler that does not return leaves nothing behind, and its panic is the server's to see.
 func TestPanicSavesNothing(t *testing.T) {
 	for _, test := range []struct {
@@ -93,14 +72,14 @@ func TestPanicSavesNothing(t *testing.T) {
 	} {
 		for _, do := range []string{"create", "change", "regenerate", "destroy"} {
 			t.Run(test.name+"/"+do, func(t *testing.T) {
-				store := newCounting()
+				store := double.New(session.NewMemoryStore())
 				m := newManager(t, store, nil)
 				cookie := ""
 				if do != "create" {
 					value, _ := begin(t, m)
 					cookie = "session_id=" + value
 				}
-				store.calls()
+				store.Calls()
 				w := httptest.NewRecorder()
 				r := httptest.NewRequest(http.MethodGet, "/", nil)
 				r.Header.Set("Cookie", cookie)
@@ -123,7 +102,7 @@ func TestPanicSavesNothing(t *testing.T) {
 				if got != test.want {
 					t.Errorf("what came up is %v, want %v", got, test.want)
 				}
-				if calls := store.calls(); calls[1]+calls[2]+calls[3] > 0 || len(w.Header()) > 0 {
+				if calls := store.Calls(); calls[1]+calls[2]+calls[3] > 0 || len(w.Header()) > 0 {
 					t.Errorf("saves, touches, deletes: %v; header: %v", calls[1:], w.Header())
 				}
 				if do != "create" {
@@ -147,7 +126,7 @@ func TestAbortAfterFailedCommit(t *testing.T) {
 	}
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.Transport = backend.Client().Transport
-	m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+	m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{Logger: quiet})
 	for _, http2 := range []bool{false, true} {
 		srv := newServer(t, http2, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			session.FromContext(r.Context()).Set("k", 1)
@@ -179,7 +158,7 @@ func TestPanicAfterFailedCommit(t *testing.T) {
 		{"error handler aborts", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, func() {}, http.ErrAbortHandler},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{
+			m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{
 				ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { test.answer(w) },
 			})
 			var got any
@@ -202,10 +181,10 @@ func TestPanicAfterFailedCommit(t *testing.T) {
 
 // A panic in the store or the observer goes up like the handler's own, through every method that may load.
 func TestPanicWhileLoading(t *testing.T) {
-	store := &panicking{MemoryStore: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	value, _ := begin(t, m)
-	store.armed = true
+	store.Hook(double.On(panics, double.Load))
 	for name, use := range map[string]func(s *session.Session){
 		"Get":    func(s *session.Session) { s.Get("k") },
 		"Has":    func(s *session.Session) { s.Has("k") },
@@ -231,16 +210,35 @@ func TestPanicWhileLoading(t *testing.T) {
 	}
 }
 
-type panicking struct {
-	*session.MemoryStore
-	armed bool
-}
-
-func (p *panicking) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if p.armed {
-		panic("boom")
+// A handler that recovers from a panic in the store goes on with its session, not with one that reads as logged out, nor
+// with one that it has not locked.
+func TestRecoveredWhileLoading(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	m := newManager(t, store, &session.Options{Locking: true})
+	value, id := begin(t, m)
+	other, _ := begin(t, m)
+	serve(handle(m, func(s *session.Session) { s.Destroy() }), "session_id="+other)
+	for spare := range 4 { // other, value, its lock, and value again
+		lock, err := store.Load(t.Context(), m.LockID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(handle(m, func(s *session.Session) {
+			store.Hook(double.Nth(spare+1, panics, double.Load))
+			func() {
+				defer func() { recover() }()
+				s.Has("k")
+				t.Errorf("after %d calls the store does not panic", spare)
+			}()
+			store.Hook()
+			if !s.Has("k") {
+				t.Errorf("after %d calls: %v", spare, s)
+			}
+			if now, err := store.Load(t.Context(), m.LockID(id)); err != nil || now.Version == lock.Version {
+				t.Errorf("after %d calls the session is not locked: %v", spare, err)
+			}
+		}), "session_id="+other+"; session_id="+value)
 	}
-	return p.MemoryStore.Load(ctx, id)
 }
 
 // In a stream, changes are saved by Save and when the handler returns.
@@ -293,7 +291,7 @@ func TestTooLate(t *testing.T) {
 		for _, used := range []bool{false, true} {
 			for _, save := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/used %v/save %v", test.name, used, save), func(t *testing.T) {
-					store := newCounting()
+					store := double.New(session.NewMemoryStore())
 					var lost []session.Event
 					m := newManager(t, store, &session.Options{Logger: quiet, Observer: func(_ context.Context, e session.Event) {
 						if e.Kind == session.EventLost {
@@ -305,7 +303,7 @@ func TestTooLate(t *testing.T) {
 						value, _ := begin(t, m)
 						cookie, records = "session_id="+value, 1
 					}
-					store.calls()
+					store.Calls()
 					res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						s := session.FromContext(r.Context())
 						if used {
@@ -328,7 +326,7 @@ func TestTooLate(t *testing.T) {
 					if test.ends {
 						want = 1 // the mark of the ended session
 					}
-					if calls := store.calls(); calls[1] != want {
+					if calls := store.Calls(); calls[1] != want {
 						t.Errorf("%d saves, want %d", calls[1], want)
 					}
 					if n := recordCount(t, store); n != records {
@@ -352,7 +350,7 @@ func TestTooLate(t *testing.T) {
 
 // A handler that is wrapped twice has one session, committed once.
 func TestNestedHandler(t *testing.T) {
-	store := newCounting()
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session.FromContext(r.Context()).Set("outer", 1)
@@ -364,7 +362,7 @@ func TestNestedHandler(t *testing.T) {
 			s.Set("inner", 1)
 		})).ServeHTTP(w, r)
 	})))
-	if setCookie(t, res.Header, "session_id") == "" || store.calls()[1] != 1 {
+	if setCookie(t, res.Header, "session_id") == "" || store.Calls()[1] != 1 {
 		t.Error("there is no cookie, or not one save")
 	}
 }
@@ -415,11 +413,10 @@ func TestTwoManagers(t *testing.T) {
 	}, "outer="+cookieValue(o)+"; inner="+cookieValue(i))
 }
 
-// Without the middleware there is no session, and the panic says what to do.
 // A manager that fails drops what the handler did to the header, but not the cookie of one within, whose session has a
 // new ID.
 func TestFailureAroundAnotherManager(t *testing.T) {
-	store := &failing{Store: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	opts := func(name string) *session.Options {
 		return &session.Options{Cookie: session.Cookie{Name: name}, Logger: quiet}
 	}
@@ -435,7 +432,7 @@ func TestFailureAroundAnotherManager(t *testing.T) {
 		}
 		http.SetCookie(w, &http.Cookie{Name: "other", Value: "1"})
 	}))))
-	store.save = errDown
+	store.Hook(double.Fail(errDown, double.Save))
 	res := serve(h)
 	wantStatus(t, res, http.StatusServiceUnavailable)
 	for name, want := range map[string]bool{"outer": false, "middle": true, "inner": true, "other": false} {
@@ -447,11 +444,73 @@ func TestFailureAroundAnotherManager(t *testing.T) {
 			t.Errorf("the cookie is %q", line)
 		}
 	}
-	if len(res.Header["Set-Cookie"]) != 2 || res.Header.Get("Cache-Control") != "private" {
+	if len(res.Header["Set-Cookie"]) != 2 || res.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("header: %v", res.Header)
 	}
 }
 
+// Where there can be no session, though the handler is wrapped, the panic does not ask to wrap it.
+func TestFromContextBesideHandler(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		opts func(ask func(context.Context)) *session.Options
+	}{
+		{"ErrorHandler", func(ask func(context.Context)) *session.Options {
+			return &session.Options{Logger: quiet, ErrorHandler: func(_ http.ResponseWriter, r *http.Request, _ error) { ask(r.Context()) }}
+		}},
+		{"Observer", func(ask func(context.Context)) *session.Options {
+			return &session.Options{Logger: quiet, Observer: func(ctx context.Context, _ session.Event) { ask(ctx) }}
+		}},
+		{"Logger", func(ask func(context.Context)) *session.Options {
+			return &session.Options{Logger: slog.New(calling{quiet.Handler(), ask})}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			asked := 0
+			var m *session.Manager
+			ask := func(ctx context.Context) {
+				for _, from := range []func(){func() { session.FromContext(ctx) }, func() { m.FromContext(ctx) }} {
+					func() {
+						defer func() {
+							asked++
+							got := fmt.Sprint(recover())
+							if !strings.HasPrefix(got, "session: ") || strings.Contains(got, "wrap") || !strings.Contains(got, test.name) {
+								t.Errorf("the panic is %q", got)
+							}
+						}()
+						from()
+					}()
+				}
+			}
+			outer := newManager(t, session.NewMemoryStore(), &session.Options{Cookie: session.Cookie{Name: "outer"}})
+			m = newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), test.opts(ask))
+			for _, h := range []http.Handler{
+				handle(m, func(s *session.Session) { s.Set("k", 1) }),
+				outer.Handler(handle(m, func(s *session.Session) { s.Set("k", 1) })),
+			} {
+				serve(h, "session_id=forged")
+			}
+			if asked < 4 {
+				t.Errorf("%d looks", asked)
+			}
+		})
+	}
+}
+
+// A calling handler calls back for each record.
+type calling struct {
+	slog.Handler
+	call func(context.Context)
+}
+
+func (c calling) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c calling) Handle(ctx context.Context, _ slog.Record) error {
+	c.call(ctx)
+	return nil
+}
+
+// Without the middleware there is no session, and the panic says what to do.
 func TestFromContextWithoutHandler(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
 	other := newManager(t, session.NewMemoryStore(), nil)
@@ -477,22 +536,27 @@ func TestFromContextWithoutHandler(t *testing.T) {
 func TestErrorHandler(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		fault func(store *failing, s *session.Session)
+		fault func(store *double.Store, s *session.Session)
 		want  error
 	}{
-		{"store", func(store *failing, s *session.Session) { store.save = errDown; s.Set("k", 2) }, errDown},
-		{"timeout", func(store *failing, s *session.Session) {
-			store.save = fmt.Errorf("dial: %w", context.DeadlineExceeded)
+		{"store", func(store *double.Store, s *session.Session) {
+			store.Hook(double.Fail(errDown, double.Save))
+			s.Set("k", 2)
+		}, errDown},
+		{"timeout", func(store *double.Store, s *session.Session) {
+			store.Hook(double.Fail(fmt.Errorf("dial: %w", context.DeadlineExceeded), double.Save))
 			s.Set("k", 2)
 		}, context.DeadlineExceeded},
-		{"too large", func(_ *failing, s *session.Session) { s.Set("k", make([]byte, 2<<20)) }, session.ErrTooLarge},
-		{"gone", func(store *failing, s *session.Session) {
-			store.Delete(context.Background(), s.ID())
+		{"too large", func(_ *double.Store, s *session.Session) { s.Set("k", make([]byte, 2<<20)) }, session.ErrTooLarge},
+		{"gone", func(store *double.Store, s *session.Session) {
+			if err := newManager(t, store, nil).End(t.Context(), s.ID()); err != nil {
+				t.Error(err)
+			}
 			s.Set("k", 2)
 		}, session.ErrGone},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			store := &failing{Store: session.NewMemoryStore()}
+			store := double.New(session.NewMemoryStore())
 			var got error
 			m := newManager(t, store, &session.Options{Logger: quiet, ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 				got = err
@@ -512,6 +576,65 @@ func TestErrorHandler(t *testing.T) {
 			if body := readBody(t, res); res.StatusCode != http.StatusTeapot || body != "sorry" ||
 				res.Header.Get("X-Error") != "/" || res.Header.Get("X-Handler") != "" {
 				t.Errorf("the response is %s %v %q", res.Status, res.Header, body)
+			}
+		})
+	}
+}
+
+// Middleware inside the manager says how the site's responses may be read, as that of gin and Echo always does. The answer
+// to an error says so, too; it says nothing of the response that it takes the place of.
+func TestErrorKeepsPolicies(t *testing.T) {
+	keep := http.Header{
+		"Access-Control-Allow-Origin": {"https://app.example"}, "Access-Control-Allow-Credentials": {"true"},
+		"Access-Control-Expose-Headers": {"X-Request-Id"}, "Vary": {"Accept", "Origin"}, "Strict-Transport-Security": {"max-age=63072000"},
+		"Content-Security-Policy": {"default-src 'none'"}, "Cross-Origin-Resource-Policy": {"same-site"}, "Referrer-Policy": {"no-referrer"},
+		"X-Frame-Options": {"DENY"}, "X-Request-Id": {"42"}, "Timing-Allow-Origin": {"*"}, "access-control-max-age": {"5"},
+	}
+	drop := http.Header{
+		"Location": {"/welcome"}, "Content-Type": {"image/png"}, "Content-Encoding": {"gzip"}, "Content-Length": {"7"}, "Etag": {`"x"`},
+		"Last-Modified": {"yesterday"}, "Content-Disposition": {"attachment"}, "X-Accel-Redirect": {"/secret"}, "Refresh": {"0; /"},
+		"Hx-Redirect": {"/"}, "Set-Cookie": {"flash=saved"}, "Cache-Control": {"public"}, "Link": {"</a>"}, "Clear-Site-Data": {"*"},
+		"X-Outer": {"inner"},
+	}
+	for name, own := range map[string]func(http.ResponseWriter, *http.Request, error){
+		"default": nil, "own": func(w http.ResponseWriter, _ *http.Request, _ error) {
+			http.Error(w, "sorry", http.StatusServiceUnavailable)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{Logger: quiet, ErrorHandler: own})
+			inner := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Add("Vary", "Origin")
+				for _, set := range []http.Header{keep, drop} {
+					for name, lines := range set {
+						if name != "Vary" {
+							w.Header()[name] = lines
+						}
+					}
+				}
+				session.FromContext(r.Context()).Set("k", 1)
+				w.WriteHeader(http.StatusFound)
+			}))
+			w := httptest.NewRecorder()
+			w.Header().Set("Vary", "Accept")
+			w.Header().Set("X-Outer", "outer")
+			inner.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil))
+			header := w.Result().Header
+			for name, want := range keep {
+				if got := header[name]; name != "Vary" && !slices.Equal(got, want) {
+					t.Errorf("%s is %q, want %q", name, got, want)
+				}
+			}
+			if got := header["Vary"]; !slices.Equal(got, []string{"Accept", "Origin", "Cookie"}) {
+				t.Errorf("Vary is %q", got)
+			}
+			for name, lines := range drop {
+				if got := header[name]; slices.Equal(got, lines) {
+					t.Errorf("%s is %q", name, got)
+				}
+			}
+			if got := header.Get("X-Outer"); got != "outer" {
+				t.Errorf("X-Outer is %q", got)
 			}
 		})
 	}
@@ -550,7 +673,7 @@ func TestErrorHandlerAnswers(t *testing.T) {
 		}, 507, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := &failing{Store: session.NewMemoryStore(), save: errDown}
+			store := double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save))
 			m := newManager(t, store, &session.Options{
 				Logger:       quiet,
 				ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { test.answer(w) },
@@ -570,7 +693,7 @@ func TestErrorHandlerAnswers(t *testing.T) {
 
 // A crowd of strangers costs nothing at the store, whether their session is looked at or not.
 func TestAnonymousRequests(t *testing.T) {
-	store := newCounting()
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/read" {
@@ -586,23 +709,23 @@ func TestAnonymousRequests(t *testing.T) {
 			t.Fatal("a cookie was set")
 		}
 	}
-	if calls := store.calls(); calls != [4]int{} || recordCount(t, store) != 0 {
+	if calls := store.Calls(); calls != [4]int{} || recordCount(t, store) != 0 {
 		t.Errorf("loads, saves, touches, deletes: %v", calls)
 	}
 }
 
 // Requests that do not use the session do not depend on it.
 func TestUnusedSession(t *testing.T) {
-	store := newCounting()
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, nil)
 	value, _ := begin(t, m)
-	store.calls()
-	down := newManager(t, &failing{Store: store, load: errDown, save: errDown, remove: errDown}, nil)
+	store.Calls()
+	down := newManager(t, double.New(store, double.Fail(errDown, double.Load, double.Save, double.Delete)), nil)
 	for _, m := range []*session.Manager{m, down} {
 		for _, cookie := range []string{"", "session_id=forged", "session_id=" + value} {
 			res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if got, want := m.HasCookie(r), strings.Contains(cookie, value); got != want {
-					t.Errorf("HasCookie is %v", got)
+				if got, want := m.HasToken(r), strings.Contains(cookie, value); got != want {
+					t.Errorf("HasToken is %v", got)
 				}
 				_ = session.FromContext(r.Context()).String()
 				_ = session.FromContext(r.Context()).Err()
@@ -618,7 +741,7 @@ func TestUnusedSession(t *testing.T) {
 			}
 		}
 	}
-	if calls := store.calls(); calls != [4]int{} {
+	if calls := store.Calls(); calls != [4]int{} {
 		t.Errorf("loads, saves, touches, deletes: %v", calls)
 	}
 }
@@ -626,12 +749,18 @@ func TestUnusedSession(t *testing.T) {
 // A Logger hears of a failed commit, and not the cookie's value.
 func TestFailureIsLogged(t *testing.T) {
 	var log strings.Builder
-	store := &failing{Store: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	value, _ := begin(t, m)
-	store.save = errDown
+	store.Hook(double.Fail(errDown, double.Save))
 	serve(handle(m, func(s *session.Session) { s.Set("k", 2) }), "session_id="+value)
-	if got := log.String(); !strings.Contains(got, errDown.Error()) || strings.Contains(got, value) {
+	got := log.String()
+	for _, want := range []string{errDown.Error(), "status=503", "method=GET", "host=example.com", "path=/", "store=*double.Store"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log does not speak of %q: %q", want, got)
+		}
+	}
+	if strings.Contains(got, value) {
 		t.Errorf("the log is %q", got)
 	}
 }
@@ -640,14 +769,20 @@ func TestFailureIsLogged(t *testing.T) {
 func TestLateFailureIsLogged(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		do   func(store *failing, s *session.Session)
+		do   func(store *double.Store, s *session.Session)
 		log  string
 	}{
-		{"load", func(store *failing, s *session.Session) { store.load = errDown; s.Get("k") }, errDown.Error()},
-		{"encode", func(_ *failing, s *session.Session) { s.Set("c", make(chan int)) }, "cannot be encoded"},
-		{"save", func(store *failing, s *session.Session) { store.save = errDown; s.Set("k", 2) }, errDown.Error()},
-		{"told by Save", func(store *failing, s *session.Session) {
-			store.save = errDown
+		{"load", func(store *double.Store, s *session.Session) {
+			store.Hook(double.Fail(errDown, double.Load))
+			s.Get("k")
+		}, errDown.Error()},
+		{"encode", func(_ *double.Store, s *session.Session) { s.Set("c", make(chan int)) }, "cannot be encoded"},
+		{"save", func(store *double.Store, s *session.Session) {
+			store.Hook(double.Fail(errDown, double.Save))
+			s.Set("k", 2)
+		}, errDown.Error()},
+		{"told by Save", func(store *double.Store, s *session.Session) {
+			store.Hook(double.Fail(errDown, double.Save))
 			s.Set("k", 2)
 			if err := s.Save(t.Context()); !errors.Is(err, errDown) {
 				t.Errorf("Save: %v", err)
@@ -656,7 +791,7 @@ func TestLateFailureIsLogged(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var log strings.Builder
-			store := &failing{Store: session.NewMemoryStore()}
+			store := double.New(session.NewMemoryStore())
 			m := newManager(t, store, &session.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			value, _ := begin(t, m)
 			res := serve(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -748,171 +883,6 @@ func TestPanicAfterSave(t *testing.T) {
 	}), "session_id="+cookieValue(setCookie(t, res.Header, "session_id")))
 }
 
-// A store that waits for its context is waited for as long as Options.StoreTimeout says.
-func TestStoreTimeout(t *testing.T) {
-	for name, wait := range map[string]func(context.Context) error{
-		"Done": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
-		"Err": func(ctx context.Context) error {
-			for range 1000 {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-			return errors.New("the context does not end")
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				store := &waiting{Store: session.NewMemoryStore()}
-				var got error
-				m := newManager(t, store, &session.Options{
-					SweepInterval: session.Never, StoreTimeout: 2 * time.Second,
-					ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { got = err },
-				})
-				value, _ := begin(t, m)
-				store.wait = wait
-				start := time.Now()
-				serve(handle(m, func(s *session.Session) { s.Has("k") }), "session_id="+value)
-				if d := time.Since(start).Round(100 * time.Millisecond); d != 2*time.Second || !errors.Is(got, context.DeadlineExceeded) {
-					t.Errorf("after %v: %v", d, got)
-				}
-			})
-		})
-	}
-}
-
-// Steps that begin at about the same time share a timer and a deadline.
-func TestStoreTimeoutShared(t *testing.T) {
-	type key struct{}
-	store := &waiting{Store: session.NewMemoryStore()}
-	with := func(timeout time.Duration) func(func(context.Context) error) error {
-		var got error
-		m := newManager(t, store, &session.Options{
-			SweepInterval: session.Never, StoreTimeout: timeout,
-			ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { got = err },
-		})
-		value, _ := begin(t, m)
-		h := handle(m, func(s *session.Session) { s.Has("k") })
-		return func(wait func(context.Context) error) error {
-			store.wait, got = wait, nil
-			defer func() { store.wait = nil }()
-			serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, timeout)))
-			}), "session_id="+value)
-			return got
-		}
-	}
-
-	long := with(time.Minute) // within a second it is the same timer
-	var steps []context.Context
-	for range 2 {
-		long(func(ctx context.Context) error {
-			steps = append(steps, ctx)
-			if ctx.Done() == nil || ctx.Err() != nil {
-				t.Errorf("the context begins with the error %v", ctx.Err())
-			}
-			if ctx.Value(key{}) != time.Minute {
-				t.Error("the request's value is not there")
-			}
-			return nil
-		})
-	}
-	if steps[0].Done() != steps[1].Done() {
-		t.Error("the two steps have timers of their own")
-	}
-
-	short := with(10 * time.Millisecond)
-	for range 5 {
-		err := short(func(ctx context.Context) error {
-			child, cancel := context.WithCancel(ctx)
-			defer cancel()
-			<-child.Done()
-			if deadline, ok := child.Deadline(); !ok || time.Now().Before(deadline) {
-				t.Errorf("it is done before the deadline, %v", deadline)
-			}
-			if ctx.Err() != context.DeadlineExceeded {
-				t.Errorf("the context's error is %v", ctx.Err())
-			}
-			return child.Err()
-		})
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the request fails with %v", err)
-		}
-	}
-}
-
-// Once the deadline is over, so is the context, even if its timer is late.
-func TestStoreContextErr(t *testing.T) {
-	store := &waiting{Store: session.NewMemoryStore()}
-	m := newManager(t, store, &session.Options{SweepInterval: session.Never, StoreTimeout: 10 * time.Millisecond, Logger: quiet})
-	value, _ := begin(t, m)
-	for range 20 {
-		store.wait = func(ctx context.Context) error {
-			deadline, _ := ctx.Deadline()
-			for time.Now().Before(deadline) {
-			}
-			if err := ctx.Err(); err != context.DeadlineExceeded {
-				t.Errorf("after the deadline, the error is %v", err)
-			}
-			return ctx.Err()
-		}
-		serve(handle(m, func(s *session.Session) { s.Has("k") }), "session_id="+value)
-	}
-}
-
-// A Manager can be used in several bubbles and outside of them: they share no timer. The clock of each begins at the
-// same time.
-func TestStoreTimeoutInBubbles(t *testing.T) {
-	const year = 365 * 24 * time.Hour
-	for _, timeout := range []time.Duration{time.Second, 50 * year} {
-		store := &waiting{Store: session.NewMemoryStore()}
-		m := newManager(t, store, &session.Options{
-			SweepInterval: session.Never, StoreTimeout: timeout, IdleTimeout: session.Never, AbsoluteTimeout: session.Never,
-		})
-		var value string
-		synctest.Test(t, func(t *testing.T) { value, _ = begin(t, m) }) // it must not have been created in the future
-		use := func(t *testing.T) {
-			looked := false
-			store.wait = func(ctx context.Context) error {
-				child, cancel := context.WithCancel(ctx)
-				defer cancel()
-				if deadline, _ := ctx.Deadline(); time.Until(deadline) < timeout/2 {
-					t.Errorf("the deadline is %v", deadline)
-				}
-				looked = true
-				return child.Err()
-			}
-			serve(handle(m, func(s *session.Session) { s.Has("k") }), "session_id="+value)
-			if !looked {
-				t.Error("the store was not asked")
-			}
-			store.wait = nil
-		}
-		for _, sleep := range []time.Duration{0, 0, 2 * year, 2 * year} {
-			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(sleep)
-				use(t)
-			})
-		}
-		use(t)
-	}
-}
-
-type waiting struct {
-	session.Store
-	wait func(context.Context) error
-}
-
-func (w *waiting) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if w.wait != nil {
-		if err := w.wait(ctx); err != nil {
-			return session.Record{}, err
-		}
-	}
-	return w.Store.Load(ctx, id)
-}
-
 // Late in a response, a session may become empty: it stays, as its cookie does.
 func TestEmptiedLate(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
@@ -926,70 +896,6 @@ func TestEmptiedLate(t *testing.T) {
 			t.Errorf("the session is %v", s)
 		}
 	}), "session_id="+value)
-}
-
-// Who looks for the session while it waits for the store would wait for itself.
-func TestStoreContextHasNoSession(t *testing.T) {
-	key := new(int)
-	store := &looking{Store: session.NewMemoryStore()}
-	looks := 0
-	store.look = func(ctx context.Context) {
-		defer func() {
-			if recover() == nil {
-				t.Error("there is a session")
-			}
-		}()
-		if store.looks == 1 && ctx.Value(key) != "value" { // that of Save
-			t.Error("a value of the request's context is missing")
-		}
-		session.FromContext(ctx)
-	}
-	v := newVisitor(t, store, nil)
-	for range 2 {
-		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
-			s := session.FromContext(r.Context())
-			session.Key[int]("n").Update(s, func(n int) int { return n + 1 })
-			ctx := context.WithValue(r.Context(), key, "value")
-			if err := s.Save(ctx); err != nil {
-				t.Error(err)
-			}
-			if err := s.Reload(ctx); err != nil {
-				t.Error(err)
-			}
-			if err := s.Lock(ctx); err != nil {
-				t.Error(err)
-			}
-			if _, err := v.m.UserSessions(ctx, "ann"); err != nil {
-				t.Error(err)
-			}
-			if _, err := v.m.EndUserSessions(ctx, "ann"); err != nil {
-				t.Error(err)
-			}
-			looks = store.looks
-		})
-	}
-	if looks < 10 {
-		t.Errorf("%d looks", looks)
-	}
-}
-
-// A looking store looks at the context of each call.
-type looking struct {
-	session.Store
-	look  func(context.Context)
-	looks int
-}
-
-func (l *looking) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	l.looks++
-	l.look(ctx)
-	return l.Store.Load(ctx, id)
-}
-
-func (l *looking) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	l.looks++
-	l.look(ctx)
-	return l.Store.Save(ctx, id, rec)
 }
 
 // net/http removes the temporary files of an upload when the request has ended.
@@ -1025,5 +931,165 @@ func TestUploadsAreRemoved(t *testing.T) {
 	server.Close() // waits for the request's end
 	if names := uploads(); len(names) != 0 {
 		t.Errorf("left behind: %q", names)
+	}
+}
+
+// What ServeMux, other routers and net/http put into the request is there for middleware outside, as it is without the
+// manager: access logs, metrics and traces name their routes by it.
+func TestRequestComesBack(t *testing.T) {
+	const form = "application/x-www-form-urlencoded"
+	for _, test := range []struct {
+		name, pattern, method, path, body string
+		handle                            func(r *http.Request)
+		want                              string
+	}{
+		{"pattern", "GET /users/{id}", "GET", "/users/7", "", nil, "GET /users/{id} id=7"},
+		{"several wildcards", "/{a}/x/{rest...}", "GET", "/1/x/2/3", "", nil, "/{a}/x/{rest...} a=1 rest=2/3"},
+		{"host and end", "example.com/{a}/{$}", "GET", "http://example.com/1/", "", nil, "example.com/{a}/{$} a=1"},
+		{"none", "/", "GET", "/x", "", nil, "/"},
+		{"of the handler's own", "/", "GET", "/x", "", func(r *http.Request) {
+			r.Pattern = "/{id:[0-9]+}/{b}" // as of a router with another syntax
+			r.SetPathValue("id", "8")
+			r.SetPathValue("b", "9")
+		}, "/{id:[0-9]+}/{b} id=8 b=9"},
+		{"form", "POST /{$}", "POST", "/?q=1", "f=2", func(r *http.Request) { r.ParseForm() }, "POST /{$} q=1 f=2 f=2"},
+		{"upload", "POST /{$}", "POST", "/?q=1", "", func(r *http.Request) { r.ParseMultipartForm(1 << 20) }, "POST /{$} q=1 u=3 u=3"},
+		{"panic", "GET /users/{id}", "GET", "/users/7", "", func(*http.Request) { panic(http.ErrAbortHandler) }, "GET /users/{id} id=7"},
+		{"redirect to the clean path", "/a/{b}/", "GET", "/a/1//", "", nil, "/a/{b}/"},
+	} {
+		for how, wrap := range map[string]func(http.Handler) http.Handler{
+			"without": func(h http.Handler) http.Handler { return h },
+			"one":     func(h http.Handler) http.Handler { return newManager(t, session.NewMemoryStore(), nil).Handler(h) },
+			"disabled": func(h http.Handler) http.Handler {
+				return newManager(t, nil, &session.Options{Disabled: true}).Handler(h)
+			},
+			"two": func(h http.Handler) http.Handler {
+				outer := newManager(t, session.NewMemoryStore(), &session.Options{Cookie: session.Cookie{Name: "outer"}})
+				return outer.Handler(newManager(t, session.NewMemoryStore(), nil).Handler(h))
+			},
+		} {
+			t.Run(test.name+"/"+how, func(t *testing.T) {
+				mux := http.NewServeMux()
+				mux.HandleFunc(test.pattern, func(_ http.ResponseWriter, r *http.Request) {
+					if test.handle != nil {
+						test.handle(r)
+					}
+				})
+				r := httptest.NewRequest(test.method, test.path, strings.NewReader(test.body))
+				r.Header.Set("Content-Type", form)
+				if test.name == "upload" {
+					var body bytes.Buffer
+					w := multipart.NewWriter(&body)
+					w.WriteField("u", "3")
+					w.Close()
+					r.Body = io.NopCloser(&body)
+					r.Header.Set("Content-Type", w.FormDataContentType())
+				}
+				ctx := r.Context()
+				func() {
+					defer func() { recover() }()
+					wrap(mux).ServeHTTP(httptest.NewRecorder(), r)
+				}()
+				got := []string{r.Pattern}
+				for _, name := range []string{"a", "id", "id:[0-9]+", "b", "rest", "$", "rest..."} {
+					if v := r.PathValue(name); v != "" {
+						got = append(got, name+"="+v)
+					}
+				}
+				for _, values := range []url.Values{r.Form, r.PostForm} {
+					for _, name := range []string{"q", "f", "u"} {
+						if v := values.Get(name); v != "" {
+							got = append(got, name+"="+v)
+						}
+					}
+				}
+				if got := strings.Join(got, " "); got != test.want || r.Context() != ctx {
+					t.Errorf("outside, the request has %q, want %q", got, test.want)
+				}
+			})
+		}
+	}
+}
+
+// Trailers of the request, which net/http puts there once the body has been read, are seen inside and outside.
+func TestRequestTrailers(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	inside, outside := "", ""
+	inner := m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		inside = r.Trailer.Get("X-Sum")
+	}))
+	for _, http2 := range []bool{false, true} {
+		inside, outside = "", ""
+		srv := newServer(t, http2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inner.ServeHTTP(w, r)
+			outside = r.Trailer.Get("X-Sum")
+		}))
+		r, err := http.NewRequest(http.MethodPost, srv.URL, io.MultiReader(strings.NewReader("body"))) // of unknown length
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Trailer = http.Header{"X-Sum": {"7"}}
+		res, err := srv.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if inside != "7" || outside != "7" {
+			t.Errorf("HTTP/2 %v: the trailer is %q inside and %q outside", http2, inside, outside)
+		}
+	}
+}
+
+// An error handler may show a page of the application. The session is out of reach there, and says so: it does not fail
+// once more, and call the error handler again.
+func TestErrorHandlerWithinApplication(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	var app http.Handler
+	calls := 0
+	m := newManager(t, store, &session.Options{Logger: quiet, ErrorHandler: func(w http.ResponseWriter, r *http.Request, _ error) {
+		if calls++; calls > 9 {
+			return
+		}
+		page := r.Clone(r.Context())
+		page.URL.Path = "/sorry"
+		app.ServeHTTP(w, page)
+	}})
+	value, _ := begin(t, m)
+	app = m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/sorry" {
+			defer func() {
+				if p := fmt.Sprint(recover()); !strings.Contains(p, "ErrorHandler") {
+					t.Errorf("panic: %s", p)
+				}
+				w.WriteHeader(http.StatusServiceUnavailable)
+				io.WriteString(w, "sorry")
+			}()
+		}
+		session.FromContext(r.Context()).Get("k")
+	}))
+	store.Hook(double.Fail(errDown))
+	res := serve(app, "session_id="+value)
+	if body := readBody(t, res); res.StatusCode != http.StatusServiceUnavailable || body != "sorry" || calls != 1 {
+		t.Errorf("the answer is %d %q, after %d calls of the error handler", res.StatusCode, body, calls)
+	}
+}
+
+// After a panic no cookie is sent, so that a goroutine of the handler stores no new session: nobody could reach it.
+func TestSaveAfterPanic(t *testing.T) {
+	store := session.NewMemoryStore()
+	m := newManager(t, store, &session.Options{Logger: quiet})
+	var kept *session.Session
+	func() {
+		defer func() { recover() }()
+		serve(handle(m, func(s *session.Session) {
+			kept = s
+			s.Get("k")
+			panic("boom")
+		}))
+	}()
+	kept.Set("k", 1)
+	if err := kept.Save(t.Context()); !errors.Is(err, session.ErrHeaderSent) || recordCount(t, store) != 0 {
+		t.Errorf("Save: %v, and the store has %d records", err, recordCount(t, store))
 	}
 }

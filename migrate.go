@@ -1,15 +1,17 @@
 package session
 
 import (
-	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"example.com/session/internal/codec"
 )
 
 // A Migration takes over the sessions of the session system that an application used before, so that nobody is
@@ -36,7 +38,7 @@ import (
 //   - If End fails, an Event says so. The old session then stays in its store until it expires there.
 //
 // Two things are beyond it. Processes of the old version know nothing of the new cookie, so the change has to come
-// for all that one client can meet at the same time. And Manager.EndUserSessions and its like reach the sessions that
+// for all that one client can meet at the same time. And Manager.EndSessions reaches the sessions that
 // have moved: for as long as a Migration is set, it is for the application to end a user's others in the old store,
 // or for Load to refuse those that began before the user's last change of password.
 type Migration struct {
@@ -67,7 +69,8 @@ type OldSession struct {
 	// Created is when the session began, from which Options.AbsoluteTimeout counts; zero means at the move. A session
 	// that the timeout would have ended by now is not moved.
 	Created time.Time
-	// Remember is for a session that the client asked to be remembered, as for Session.Remember; zero means no.
+	// Remember is for a session that the client asked to be remembered, as for Session.Remember; zero means no. What
+	// Session.SetIdleTimeout refuses fails the request.
 	Remember time.Duration
 	// Expires is from when on the old system would not accept the cookie, however it is used until then. The mark that
 	// keeps the cookie from being used again stays in the store until then. Zero means that it is not known, and
@@ -92,7 +95,11 @@ func (mg Migration) check(own string) (*Migration, error) {
 		c.Path = "/"
 	}
 	c.Value, c.Quoted, c.MaxAge, c.Expires = "", false, -1, time.Unix(1, 0)
-	if err := c.Valid(); err != nil {
+	wrong := cookieFaults(c.Name, c.Path, c.Domain)
+	for _, text := range wrong {
+		fault("Cookie: %s", text)
+	}
+	if err := c.Valid(); err != nil && len(wrong) == 0 {
 		fault("Cookie: %s", strings.TrimPrefix(err.Error(), "http: "))
 	}
 	if c.Name == own {
@@ -104,7 +111,7 @@ func (mg Migration) check(own string) (*Migration, error) {
 
 // oldCookie returns the value of the old system's cookie, empty if the request has none.
 func (x *exchange) oldCookie() string {
-	if x.m.migration == nil {
+	if x.m.migration == nil || x.inHeader {
 		return ""
 	}
 	c, err := x.r.Cookie(x.m.migration.Cookie.Name)
@@ -125,25 +132,6 @@ func (x *exchange) endOld(ctx context.Context) error {
 	return x.m.migration.End(x.r.WithContext(ctx))
 }
 
-// setCookie puts x.cookie into the header. Whichever it is, it takes the place of the old system's.
-func (x *exchange) setCookie() {
-	x.m.cookie.set(x.w.Header(), x.cookie)
-	x.tellOuter(x.cookie.Name)
-	if x.oldCookie() != "" {
-		old := &x.m.migration.Cookie
-		Cookie{Name: old.Name}.set(x.w.Header(), old)
-		x.tellOuter(old.Name)
-	}
-}
-
-// unsetCookie takes it out again. What setCookie did to Cache-Control stays.
-func (x *exchange) unsetCookie() {
-	x.m.cookie.unset(x.w.Header())
-	if x.oldCookie() != "" {
-		Cookie{Name: x.m.migration.Cookie.Name}.unset(x.w.Header())
-	}
-}
-
 // worthless reports whether there is nothing to move.
 func (o *OldSession) worthless(now time.Time) bool {
 	return len(o.Values) == 0 && o.User == "" || !o.Expires.IsZero() && !now.Before(o.Expires)
@@ -153,221 +141,244 @@ func (o *OldSession) worthless(now time.Time) bool {
 // zero time for ever.
 func (o *OldSession) markExpires(least time.Time) time.Time {
 	switch {
-	case o.Expires.IsZero():
-		return o.Expires
+	case o.Expires.IsZero(), o.Expires.Sub(least) > longest:
+		return time.Time{}
 	case o.Expires.After(least):
 		least = o.Expires
 	}
 	return least.Add(markSlack)
 }
 
-// An old session has a link, too. Its token is a hash of the old cookie; what is under its ID is the mark that says
-// what became of the session. Until there is one, link.old is the session itself, and link.data what would be stored
-// of it. So a session that is still to move is live for all that the handler may do to it, and only the commit has
-// to know.
-
-// oldLink returns the link of an old cookie. Managers with different cookie names keep apart.
-func (m *Manager) oldLink(value string) link {
-	names := []string{"session migration", m.cookie.Name, m.migration.Cookie.Name, value}
-	l := link{token: sha256.Sum256([]byte(strings.Join(names, "\x00")))}
-	l.id = l.token.id()
-	return l
+// oldID returns where the mark of an old session is, by its cookie. Managers with different cookie names keep apart.
+func (m *Manager) oldID(value string) ID {
+	name := sha256.Sum256(codec.Joined("session migration", m.cookie.Name, m.migration.Cookie.Name, value))
+	return sha256.Sum256(name[:])
 }
 
 // loadOld finds the session that the old system's cookie leads to, for a request that no cookie of the manager's leads
-// to one. s.mu is held.
-func (s *Session) loadOld(ctx context.Context) {
-	value := s.origin.oldCookie()
-	if value == "" || s.m.off {
+// to one.
+func (c *core) loadOld(ctx context.Context) {
+	value := c.origin.oldCookie()
+	if value == "" || c.m.off {
 		return
 	}
-	// First the old system and then the mark: who finds a session ended there finds its mark here.
-	old, err := s.origin.loadOld(ctx)
+	// First the old system and then the mark: whoever finds a session ended there finds its mark here.
+	old, err := c.origin.loadOld(ctx)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		old = nil
 	case err != nil:
-		s.state = failed
-		s.fail(fmt.Errorf("session: loading the session of the old system: %w", err))
+		c.phase = failed
+		c.fail(fmt.Errorf("session: loading the session of the old system: %w", err))
 		return
 	case old == nil:
 		return
 	}
-	l := s.m.oldLink(value)
-	rec, err := s.m.load(ctx, l.id)
-	marked := !errors.Is(err, ErrNotFound)
-	var found decoded
-	err = s.m.followFrom(ctx, &l, rec, err, &found)
+	mark := slot{m: c.m, id: c.m.oldID(value)}
+	err = mark.look(ctx)
 	switch {
 	case err != nil:
-		s.state = failed
-		s.fail(err)
-	case found.kind == kindLive:
-		if !bytes.Equal(found.content.binding, s.origin.binding()) {
-			s.m.observe(ctx, Event{Kind: EventBinding, ID: l.id})
-			return
-		}
-		s.state = live
-		s.link, s.content = l, found.content
-		s.todo |= sendCookie
-		s.lockImplicitly()
-	case marked:
-		s.stale = true
-		if found.kind == kindRetired {
-			s.state, s.replaced = gone, found.regenerated
-		}
-		s.m.observe(ctx, Event{Kind: EventUnknown, ID: l.id})
-	case old != nil && !old.worthless(time.Now()):
-		if err := s.prepareMove(l, old); err != nil {
-			s.state = failed
-			s.fail(err)
-			return
-		}
-		if s.state == live {
-			s.lockImplicitly()
-		}
+	case mark.rec.Version > 0:
+		err = c.followMark(ctx, &mark)
+	case old != nil && !old.worthless(c.m.now()):
+		err = c.prepareMove(mark, old)
+	}
+	if err != nil {
+		c.phase = failed
+		c.fail(err)
+		return
+	}
+	if c.phase == served || c.phase == unmoved {
+		c.lockImplicitly()
 	}
 }
 
-// prepareMove makes s the old session, unless that has outlived the absolute timeout. s.mu is held.
-func (s *Session) prepareMove(l link, old *OldSession) error {
-	now := time.Now()
+// followMark finds what became of an old session that has a mark.
+func (c *core) followMark(ctx context.Context, mark *slot) error {
+	e, err := mark.open()
+	if err != nil {
+		c.m.observe(ctx, Event{Kind: EventDamaged, ID: mark.id, Err: err})
+	}
+	found := place{phase: visitor}
+	if err == nil && e.Kind == codec.Tombstone {
+		c.env = e
+		if c.began < e.End.GoneUntil {
+			found = c.m.stand(ended, &e, c.began, false)
+		}
+	}
+	if err == nil && e.Kind == codec.Moved && c.began < e.Move.Until {
+		for secret := range c.m.signer.keys { // usually the one that signs
+			t := c.m.signer.derived(secret, mark.id, e.Move.Nonce[:])
+			if err := c.find(WithoutCache(ctx), &t); err != nil {
+				return err
+			}
+			if c.phase == served {
+				return nil
+			}
+			if c.phase != visitor {
+				found, c.own = c.place, c.slot.id
+			}
+		}
+	} else {
+		c.m.observe(ctx, Event{Kind: EventUnknown, ID: mark.id, Reason: ReasonEnded})
+	}
+	c.stale = true
+	c.visit(found)
+	return nil
+}
+
+// prepareMove makes the request's session the old one, unless that has outlived the absolute timeout.
+func (c *core) prepareMove(mark slot, old *OldSession) error {
+	now := c.m.millis()
 	millis := func(t time.Time, unknown int64) int64 {
 		if t.IsZero() {
 			return unknown
 		}
-		return max(0, min(t.UnixMilli(), now.UnixMilli()))
+		return max(0, min(t.UnixMilli(), now))
 	}
-	c := content{
-		created: millis(old.Created, now.UnixMilli()),
-		saved:   now.UnixMilli(),
-		issued:  now.UnixMilli(),
-		user:    []byte(old.User),
-		binding: s.origin.binding(),
-	}
+	b := codec.Body{Created: millis(old.Created, now), Saved: now, User: []byte(old.User), Binding: c.origin.binding()}
 	if old.User != "" {
-		c.authenticated = millis(old.AuthenticatedAt, 0)
+		b.Authenticated = millis(old.AuthenticatedAt, 0)
 	}
-	switch d := old.Remember; {
-	case d == Never:
-		c.persistent, c.idle = byte(persistent), -1
-	case d != 0:
-		c.persistent, c.idle = byte(persistent), max(1, d.Milliseconds())
+	if old.Remember != 0 {
+		idle, err := idleMillis(old.Remember)
+		if err != nil {
+			return err
+		}
+		b.Persistence, b.Idle = codec.Persistent, idle
+		c.adviseIdle(old.Remember)
 	}
-	// The same for all who move this session, or they would count as different ones of the user's.
-	name := sha256.Sum256(append([]byte("session lineage\x00"), l.token[:]...))
-	copy(c.lineage[:], name[:])
-	addr, agent := s.origin.client()
-	c.remoteAddr, c.userAgent = []byte(addr), []byte(agent)
+	addr, agent := c.origin.client()
+	b.RemoteAddr, b.UserAgent = []byte(addr), []byte(agent)
+	var list []codec.Change
 	for key, v := range old.Values {
-		data, err := encodeValue(v)
+		data, err := codec.EncodeValue(v)
 		if err != nil {
 			return unencodable(key, err)
 		}
-		c.values.set(key, data)
+		list = append(list, codec.Change{Key: key, Data: data})
 	}
-	l.expires = s.m.expiry(&c, now)
-	if !l.expires.IsZero() && !now.Before(l.expires) {
+	b.Values = b.Values.With(&codec.Changes{List: list})
+	expires := c.m.expiry(&b, now)
+	if !expires.IsZero() && expires.UnixMilli() <= now {
 		return nil
 	}
-	l.old = old
-	l.data = s.m.encodeLive(&l, &c)
-	s.link, s.content, s.state = l, c, live
+	c.place, c.old, c.slot, c.body = place{phase: unmoved}, old, mark, b
 	return nil
 }
 
-// stillToMove reports whether s is an old session that the store does not know yet. s.mu is held.
-func (s *Session) stillToMove() bool { return s.state == live && s.link.old != nil }
-
-// commitMove moves the session, if the client can still be told the new cookie. s.mu is held.
-func (s *Session) commitMove(ctx context.Context, late bool) error {
-	switch {
-	case late && s.wants():
-		return ErrHeaderSent
-	case late, !s.wants() && !s.origin.reachable():
+// moveNow moves the session, if that is still to be done, for what needs it to be in the store.
+func (c *core) moveNow(parent context.Context) error {
+	if c.phase != unmoved {
 		return nil
 	}
-	return s.move(ctx)
-}
-
-// moveNow moves the session, if that is still to be done, for what needs it to be in the store. s.mu is held.
-func (s *Session) moveNow(parent context.Context) error {
-	if !s.stillToMove() {
-		return nil
-	}
-	ctx := newStoreContext(parent, &s.m.storeLimit)
+	ctx := newStoreContext(parent, &c.m.storeLimit)
 	defer ctx.cancel()
-	return s.move(ctx)
+	return c.move(ctx)
 }
 
-// move stores the old session, as it was found, under an ID of this package's, and then the mark that leads there. The
-// order matters: what a mark leads to exists, and is never created by who follows it, so that it cannot come
-// back either. If another request has stored its mark first, what this one stored is dropped, and it goes where that
-// mark leads. The handler's changes are made to the result, and still to be committed. s.mu is held.
-func (s *Session) move(ctx context.Context) error {
-	m, l := s.m, s.link
-	now := time.Now()
-	before, err := m.decode(&l, l.data)
-	if err != nil {
-		return err
-	}
-	if l.old.worthless(now) { // it has expired, and with it, perhaps, its mark
-		s.state = gone
+// move stores the old session, as it was found, and then the mark that leads there. The order matters: what a mark
+// leads to exists, and is never created by whoever follows it, so that it cannot come back either. If another request
+// has stored its mark first, what this one stored is dropped, and it goes where that mark leads. The handler's changes
+// are made to the result, and still to be committed.
+func (c *core) move(ctx context.Context) error {
+	m, now, old, mark := c.m, c.m.millis(), c.old, c.slot
+	if old.worthless(m.now()) { // it has expired, and with it, perhaps, its mark
+		c.visit(place{closed, true})
 		return nil
 	}
-	nonce := newMark()
-	s.next = &link{token: m.signer.successor(0, &l.token, nonce)}
-	s.next.id = s.next.token.id()
-	s.content = before.content
-	if _, err := s.save(ctx, s.next, now); err != nil {
-		s.next = nil
-		if errors.Is(err, ErrConflict) {
-			err = fmt.Errorf("session: the store reports a conflict under a new ID")
+	var nonce [codec.NonceSize]byte
+	rand.Read(nonce[:])
+	d := newReading(m.signer.derived(0, mark.id, nonce[:]), c.body, now)
+	stored := slot{m: m, id: d.token.id()}
+	if len(d.body.User) > 0 { // the same for all who move this session, or they would count as different ones of the user's
+		login := sha256.Sum256(codec.Joined("session login", string(mark.id[:])))
+		copy(d.env.Credential.Login[:], login[:])
+	}
+	if _, err := m.write(ctx, &stored, &d, &codec.Changes{}, now, newWriteID()); err != nil {
+		return newIDConflict(err)
+	}
+	if err := c.register(ctx, &d, stored.id); err != nil {
+		c.drop(ctx, &d, stored.id)
+		if errors.Is(err, errEnding) { // the user's sessions are being ended, and this is one of them
+			err = c.buryOld(ctx, ReasonRevoked, newWriteID())
+			if err == nil && c.phase == visitor {
+				c.place, c.lost = place{phase: revoked}, true
+			}
 		}
 		return err
 	}
-	if err := m.announce(ctx, &s.content, false, s.next.id); err != nil {
-		s.dropNext(ctx)
-		if errors.Is(err, ErrGone) { // the user's sessions are being ended, and this is one of them
-			s.state = gone
-			s.ended = append(s.ended, l)
-			err = s.retireEnded(ctx)
-		}
+	write, leads := newWriteID(), time.UnixMilli(now).Add(m.renewGrace)
+	data := codec.EncodeMoved(mark.id, codec.Move{Nonce: nonce, Until: leads.UnixMilli()}, codec.Writes{This: write})
+	_, err := mark.save(ctx, data, old.markExpires(leads), write)
+	switch {
+	case errors.Is(err, ErrConflict):
+		c.drop(ctx, &d, stored.id)
+		return c.goAlong(ctx, &mark)
+	case err != nil: // it is not known whether the mark is stored, so what it leads to has to stay
 		return err
 	}
-	leads := now.Add(m.renewGrace)
-	mark := Record{Expires: l.old.markExpires(leads), Data: encodeMoved(l.id, nonce, s.next.id, leads)}
-	err = m.put(ctx, &l, mark, nonce)
-	if conflict, ok := errors.AsType[*conflictError](err); ok {
-		s.dropNext(ctx)
-		var found decoded
-		if err := m.followFrom(ctx, &l, conflict.found, conflict.err, &found); err != nil {
-			return err
-		}
-		if found.kind == kindLive && !bytes.Equal(found.content.binding, s.origin.binding()) {
-			found = decoded{}
-		}
-		s.link = l
-		s.todo |= sendCookie
-		return s.adopt(&found)
+	c.place, c.standing, c.old = place{phase: served}, current, nil
+	c.slot, c.reading = stored, d
+	c.sent, c.proven, c.issued = sentCookie{}, true, true
+	m.observe(ctx, Event{Kind: EventMigrated, ID: c.slot.id})
+	c.endOld(ctx, mark.id)
+	return c.intent.changes.rebase(&c.base().Values)
+}
+
+// register has the user's index name a session that is about to move.
+func (c *core) register(ctx context.Context, d *reading, id ID) error {
+	if len(d.body.User) == 0 {
+		return nil
 	}
-	next := s.next
-	s.next = nil // if it is not known whether the mark is stored, what it leads to has to stay
-	if err != nil {
+	since := cmp.Or(d.body.Authenticated, d.body.Created)
+	return c.m.announce(ctx, &announcement{id: id, login: d.env.Credential.Login, body: &d.body, since: since})
+}
+
+// drop removes a session that another request has moved elsewhere.
+func (c *core) drop(ctx context.Context, d *reading, id ID) {
+	c.discard(ctx, id)
+	c.m.forget(ctx, &d.body, d.env.Credential.Login, id)
+}
+
+// goAlong leads the request where another one has moved its session.
+func (c *core) goAlong(ctx context.Context, mark *slot) error {
+	if err := mark.look(ctx); err != nil {
 		return err
 	}
-	s.link = *next
-	s.todo |= sendCookie
-	m.observe(ctx, Event{Kind: EventMigrated, ID: s.link.id})
-	s.endOld(ctx, l.id)
-	return s.rebase(s.content)
+	c.old = nil
+	if err := c.followMark(ctx, mark); err != nil {
+		return err
+	}
+	if c.proven = c.phase == served; !c.proven {
+		if c.straggler = true; c.phase == visitor {
+			c.phase = closed
+		}
+	}
+	return c.intent.changes.rebase(&c.base().Values)
+}
+
+// buryOld puts a tombstone in the place of the mark of a session that was to move.
+func (c *core) buryOld(ctx context.Context, reason Reason, write writeID) error {
+	now := c.m.millis()
+	end := codec.End{At: now, GoneUntil: now + c.m.renewGrace.Milliseconds(), Elsewhere: reason == ReasonRevoked}
+	mark := c.slot
+	data := codec.EncodeTombstone(mark.id, end, codec.Writes{This: write})
+	_, err := mark.save(ctx, data, c.old.markExpires(time.UnixMilli(end.GoneUntil)), write)
+	if errors.Is(err, ErrConflict) {
+		return c.goAlong(ctx, &mark)
+	}
+	if err == nil {
+		c.ended(ctx, reason)
+	}
+	return err
 }
 
 // endOld ends the session in the old system. Failing at that is no reason to fail the request: the mark stands.
-func (s *Session) endOld(ctx context.Context, id ID) {
-	if err := s.origin.endOld(ctx); err != nil {
+func (c *core) endOld(ctx context.Context, id ID) {
+	if err := c.origin.endOld(ctx); err != nil {
 		err = fmt.Errorf("session: ending the session in the old system: %w", err)
-		s.m.observe(ctx, Event{Kind: EventLost, ID: id, Op: "migrate", Err: err})
+		c.m.observe(ctx, Event{Kind: EventLost, ID: id, Op: "migrate", Err: err})
 	}
 }
 
@@ -379,15 +390,8 @@ func (m *Manager) settle(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.moveNow(ctx); err != nil {
-		return s.fail(err)
+	if err := s.core.moveNow(ctx); err != nil {
+		return s.core.fail(err)
 	}
 	return nil
-}
-
-// encodeMoved returns the Data of a mark that leads from an old session to the one that it became.
-func encodeMoved(id ID, nonce []byte, successor ID, until time.Time) []byte {
-	b := newData(kindMoved, sealSize+binary.MaxVarintLen64)
-	b = append(append(b, nonce...), successor[:]...)
-	return checksummed(id, binary.AppendUvarint(b, uint64(max(0, until.UnixMilli()))))
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // An oldSystem is the session system that an application used before: sessions by the value of their cookie.
@@ -313,7 +314,7 @@ func TestMigrationIsAskedForLittle(t *testing.T) {
 	if loads, ends := old.calls(); loads != 0 || ends != 0 {
 		t.Errorf("%d calls of Load, %d of End", loads, ends)
 	}
-	off := withTicket(t, newManager(t, session.NullStore{}, old.options(session.Options{})))
+	off := withTicket(t, newManager(t, nil, old.options(session.Options{Disabled: true})))
 	off.visit(func(s *session.Session) { s.Set("k", 2) })
 	off.want(oldName)
 }
@@ -329,17 +330,17 @@ func TestMigratedSessionStaysEnded(t *testing.T) {
 		},
 		"Regenerate": func(_ *testing.T, _ *session.Manager, _ context.Context, s *session.Session) { s.Regenerate() },
 		"SetUser":    func(_ *testing.T, _ *session.Manager, _ context.Context, s *session.Session) { s.SetUser("bob") },
-		"EndUserSessions": func(t *testing.T, m *session.Manager, ctx context.Context, s *session.Session) {
-			if n, err := m.EndUserSessions(ctx, s.User()); n != 1 || err != nil {
+		"EndSessions of the user": func(t *testing.T, m *session.Manager, ctx context.Context, s *session.Session) {
+			if n, err := m.EndSessions(ctx, session.OfUser(s.User())); n != 1 || err != nil {
 				t.Errorf("%d sessions ended, %v", n, err)
 			}
 		},
-		"EndSession": func(t *testing.T, m *session.Manager, ctx context.Context, s *session.Session) {
-			list, err := m.UserSessions(ctx, s.User())
+		"EndSessions of one": func(t *testing.T, m *session.Manager, ctx context.Context, s *session.Session) {
+			list, err := m.Sessions(ctx, session.OfUser(s.User()))
 			if len(list) != 1 || !list[0].Current || err != nil {
 				t.Fatalf("the user's sessions: %+v, %v", list, err)
 			}
-			if err := m.EndSession(ctx, s.User(), list[0].Handle); err != nil {
+			if _, err := m.EndSessions(ctx, session.OfUser(s.User()).One(list[0].Handle)); err != nil {
 				t.Error(err)
 			}
 		},
@@ -450,10 +451,28 @@ func TestMigrationFailures(t *testing.T) {
 		wantStatus(t, b.visit(func(s *session.Session) { s.Has("k") }), http.StatusInternalServerError)
 		b.want(oldName)
 	})
+	for _, d := range []time.Duration{-time.Hour, -2, time.Microsecond} {
+		t.Run(fmt.Sprint("remembered for ", d), func(t *testing.T) {
+			old := newOldSystem()
+			store := session.NewMemoryStore()
+			old.sessions["ticket"] = session.OldSession{User: "ann", Remember: d}
+			b := withTicket(t, newManager(t, store, old.options(session.Options{})))
+			wantStatus(t, b.visit(func(s *session.Session) {
+				if user, err := s.User(), s.Err(); user != "" || err == nil || !strings.Contains(err.Error(), d.String()) {
+					t.Errorf("Err: %v", err)
+				}
+			}), http.StatusInternalServerError)
+			b.want(oldName)
+			if recordCount(t, store) != 0 {
+				t.Error("it has moved")
+			}
+		})
+	}
 	t.Run("size", func(t *testing.T) {
 		old := newOldSystem()
 		store := session.NewMemoryStore()
-		b := withTicket(t, newManager(t, store, old.options(session.Options{MaxSize: 10})))
+		old.sessions["ticket"] = session.OldSession{Values: map[string]any{"k": make([]byte, 2<<10)}}
+		b := withTicket(t, newManager(t, store, old.options(session.Options{MaxSize: 1 << 10})))
 		wantStatus(t, b.visit(func(s *session.Session) { s.Has("k") }), http.StatusInternalServerError)
 		b.want(oldName)
 		if _, ends := old.calls(); ends != 0 || recordCount(t, store) != 0 {
@@ -492,10 +511,15 @@ func TestMigrationCutShort(t *testing.T) {
 					old := newOldSystem()
 					old.endures = true
 					opts := old.options(session.Options{MaxSessionsPerUser: 1})
-					store := &mortal{Store: session.NewMemoryStore(), left: steps, lost: lost}
+					store := double.New(session.NewMemoryStore(), double.Die(steps))
+					if lost { // the last reply
+						store.Hook(double.Die(steps), double.Nth(steps, double.Lose(double.ErrDead)))
+					}
 					b := withTicket(t, newManager(t, store, opts))
 					status := b.visit(request).StatusCode
-					if died = store.left < 0; !died && status != http.StatusOK {
+					calls := store.Calls()
+					made := calls[0] + calls[1] + calls[2] + calls[3]
+					if died = made > steps || lost && made == steps; !died && status != http.StatusOK {
 						t.Errorf("the status is %d", status)
 					}
 					b.m = newManager(t, store.Store, opts)
@@ -516,45 +540,6 @@ func TestMigrationCutShort(t *testing.T) {
 			})
 		}
 	}
-}
-
-// A mortal store does a number of steps and then nothing more. If lost is set, the last of them is done, and its reply
-// gets lost.
-type mortal struct {
-	session.Store
-	left int
-	lost bool
-}
-
-var errMortal = errors.New("dead")
-
-func (m *mortal) step(do func() error) error {
-	m.left--
-	switch {
-	case m.left < -1000:
-		panic("there is no end to it")
-	case m.left < 0:
-		return errMortal
-	}
-	err := do()
-	if m.lost && m.left == 0 {
-		m.left--
-		return errMortal
-	}
-	return err
-}
-
-func (m *mortal) Load(ctx context.Context, id session.ID) (rec session.Record, err error) {
-	err = m.step(func() (err error) { rec, err = m.Store.Load(ctx, id); return err })
-	return rec, err
-}
-
-func (m *mortal) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	return m.step(func() error { return m.Store.Save(ctx, id, rec) })
-}
-
-func (m *mortal) Delete(ctx context.Context, id session.ID) error {
-	return m.step(func() error { return m.Store.Delete(ctx, id) })
 }
 
 // An answer that gets lost is no logout for the grace period, however often: until the client knows the new cookie, the
@@ -631,7 +616,7 @@ func TestMigrationStoreForgets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Kind == session.RecordMoved && info.Successor == id && info.Readable {
+		if info.Kind == session.RecordMoved && info.Readable {
 			moved++
 		}
 	}
@@ -662,26 +647,28 @@ func TestMigrationTooLate(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			old := newOldSystem()
-			store := session.NewMemoryStore()
-			b := withTicket(t, newManager(t, store, old.options(session.Options{})))
-			b.send(func(w http.ResponseWriter, r *http.Request) {
-				fmt.Fprintln(w, "early")
-				s := session.FromContext(r.Context())
-				if s.User() != "ann" {
-					t.Errorf("the user is %q", s.User())
+			for _, locking := range []bool{false, true} {
+				old := newOldSystem()
+				store := session.NewMemoryStore()
+				b := withTicket(t, newManager(t, store, old.options(session.Options{Locking: locking})))
+				b.send(func(w http.ResponseWriter, r *http.Request) {
+					fmt.Fprintln(w, "early")
+					s := session.FromContext(r.Context())
+					if s.User() != "ann" {
+						t.Errorf("the user is %q", s.User())
+					}
+					test.use(s)
+					if err := s.Save(r.Context()); !errors.Is(err, test.err) {
+						t.Errorf("Save: %v, want %v", err, test.err)
+					}
+				})
+				b.want(oldName)
+				if name != "destroy" && recordCount(t, store) != 0 {
+					t.Errorf("%d records", recordCount(t, store))
 				}
-				test.use(s)
-				if err := s.Save(r.Context()); !errors.Is(err, test.err) {
-					t.Errorf("Save: %v, want %v", err, test.err)
+				if got := b.user(); got != test.user {
+					t.Errorf("the user is %q, want %q", got, test.user)
 				}
-			})
-			b.want(oldName)
-			if name != "destroy" && recordCount(t, store) != 0 {
-				t.Errorf("%d records", recordCount(t, store))
-			}
-			if got := b.user(); got != test.user {
-				t.Errorf("the user is %q, want %q", got, test.user)
 			}
 		})
 	}
@@ -852,7 +839,7 @@ func TestMigrationFaults(t *testing.T) {
 		want      string
 	}{
 		"no Load":      {session.Migration{Cookie: http.Cookie{Name: "old"}}, "there is no Load"},
-		"no name":      {session.Migration{Load: load}, "invalid Cookie.Name"},
+		"no name":      {session.Migration{Load: load}, `Cookie: Name ""`},
 		"our own name": {session.Migration{Cookie: http.Cookie{Name: "session_id"}, Load: load}, `"session_id" is the name`},
 		"a bad path":   {session.Migration{Cookie: http.Cookie{Name: "old", Path: "a;b"}, Load: load}, "invalid"},
 	}

@@ -1,15 +1,23 @@
+//go:build !encrypted
+
 package session_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
 )
 
 func TestOpenMemory(t *testing.T) {
@@ -21,7 +29,7 @@ func TestOpenMemory(t *testing.T) {
 		if _, ok := store.(*session.MemoryStore); !ok {
 			t.Errorf("%q is a %T", rawURL, store)
 		}
-		if err := session.Close(store); err != nil {
+		if err := store.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
 	}
@@ -60,10 +68,105 @@ func TestOpenFaults(t *testing.T) {
 	}
 }
 
+// Whatever is left out of a URL, or written with characters that had to be percent-encoded: no error shows a password, the
+// error of a server that is not there included.
+func FuzzOpen(f *testing.F) {
+	for scheme := range urlSchemes {
+		for form := range byte(1 << 5) {
+			f.Add(byte(scheme), form, "", "", "test")
+			f.Add(byte(scheme), form|64, "", "", "test")
+		}
+	}
+	for _, scheme := range []byte{0, 2, 4, 7, 8, 10} { // one for each parser
+		for _, around := range []string{"/", "?", "#", "@", ":", "%", "%zz", "&", "=", "[", "]", "\\", " ", ";", ",", "`: ", "//", "@@", ":@/", "é"} {
+			for _, form := range []byte{3, 15, 15 | 32} {
+				f.Add(scheme, form, "x"+around, "", "test")
+				f.Add(scheme, form, "1"+around, around+"1", "test?x=y")
+			}
+		}
+	}
+	for _, tail := range []string{"", "/", "0", "x/y", "%", "?", "test?", "test?=", "test?password=PW", "test?a=b&password=PW", "test#PW",
+		"test?tlsCertificateKeyFile=/dev/null&tlsCertificateKeyFilePassword=PW", "test?sslpassword=PW&sslkey=/dev/null&sslcert=/dev/null"} {
+		for scheme := range urlSchemes {
+			f.Add(byte(scheme), byte(15), "", "", tail)
+			f.Add(byte(scheme), byte(8), "", "", tail)
+		}
+	}
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("no name is looked up here")
+	}}
+	f.Fuzz(func(t *testing.T, scheme, form byte, before, after, tail string) {
+		name := urlSchemes[int(scheme)%len(urlSchemes)]
+		rawURL, password := leakyURL(name, form, before, after, tail)
+		if password == "" {
+			t.Skip("the password is where others have a port")
+		}
+		wait := time.Duration(form&64) * time.Millisecond // 0: it gets no further than the URL
+		if name == "file" || name == "dir" {
+			wait = 0 // or it would make one, anywhere
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		store, err := session.Open(ctx, rawURL)
+		if err == nil {
+			store.Close()
+		}
+		for e := err; e != nil; e = errors.Unwrap(e) {
+			if strings.Contains(e.Error(), password) || !strings.HasPrefix(err.Error(), "session: ") && err != ctx.Err() {
+				t.Fatalf("%q: %v", rawURL, err)
+			}
+		}
+	})
+}
+
+var urlSchemes = []string{"mysql", "mariadb", "postgres", "postgresql", "redis", "rediss", "valkey", "mongodb", "memcached", "memory", "file", "dir", "nothing"}
+
+// leakyURL returns a URL with a password, of which the bits of form say what is there: 1 the colon before the password, 2 a
+// user before that, 4 the "@" behind it, 8 a host, 16 a number for a password, 32 percent-encoding. In the tail, PW stands for
+// the password.
+func leakyURL(scheme string, form byte, before, after, tail string) (rawURL, password string) {
+	password = "hunter2"
+	if form&16 != 0 {
+		password = "48151"
+	}
+	for _, other := range []string{before, after, strings.ReplaceAll(tail, "PW", "")} {
+		if strings.Contains(other, password) {
+			return "", ""
+		}
+	}
+	written := before + password + after
+	if form&32 != 0 {
+		written = url.QueryEscape(before) + password + url.QueryEscape(after)
+	}
+	rawURL = scheme + "://"
+	if form&2 != 0 {
+		rawURL += "user"
+	}
+	if form&1 != 0 {
+		rawURL += ":"
+	}
+	rawURL += written
+	if form&4 != 0 {
+		rawURL += "@"
+	}
+	if form&8 != 0 {
+		rawURL += "127.0.0.1:1"
+	}
+	rawURL += "/" + strings.ReplaceAll(tail, "PW", password)
+	isMySQL, isRedis := scheme == "mysql" || scheme == "mariadb", scheme == "redis" || scheme == "rediss" || scheme == "valkey"
+	switch {
+	case form&1 == 0 && !(isRedis && form&4 != 0): // only for Redis what stands alone before an "@" is a password
+		return "", ""
+	case form&4 == 0 && form&16 != 0 && !isMySQL: // and only for MySQL a number after a colon without an "@"
+		return "", ""
+	}
+	return rawURL, password
+}
+
 func TestRegisterScheme(t *testing.T) {
 	scheme := fmt.Sprintf("open-test+x.%x", rand.Uint64()) // a scheme stays registered
 	var seen string
-	open := func(_ context.Context, rawURL string) (session.Store, error) {
+	open := func(_ context.Context, rawURL string) (session.StoreCloser, error) {
 		seen = rawURL
 		return session.NewMemoryStore(), nil
 	}
@@ -93,166 +196,173 @@ func TestRegisterScheme(t *testing.T) {
 	}
 }
 
-// A minimal store has the three methods that a store needs.
-type minimal struct{ store *session.MemoryStore }
-
-func (m minimal) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	return m.store.Load(ctx, id)
-}
-func (m minimal) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	return m.store.Save(ctx, id, rec)
-}
-func (m minimal) Delete(ctx context.Context, id session.ID) error { return m.store.Delete(ctx, id) }
-
-// A shell is a decorator around something that can do no more than a minimal store.
-type shell struct {
-	minimal
-	closed error
-}
-
-func (shell) Touch(context.Context, session.ID, session.Record) error {
-	return fmt.Errorf("shell: %w", errors.ErrUnsupported)
-}
-func (shell) DeleteExpired(context.Context, int) (int, error) { return 0, errors.ErrUnsupported }
-func (shell) List(context.Context) iter.Seq2[session.Entry, error] {
-	return func(yield func(session.Entry, error) bool) { yield(session.Entry{}, errors.ErrUnsupported) }
-}
-func (shell) Count(context.Context) (int, error) { return 0, errors.ErrUnsupported }
-func (s shell) Close() error                     { return s.closed }
-
-// What a store cannot do is done another way, or refused with an error that says so.
-func TestOptionalMethods(t *testing.T) {
-	ctx, id := t.Context(), session.ID{1}
-	for name, store := range map[string]session.Store{
-		"minimal": minimal{session.NewMemoryStore()},
-		"shell":   shell{minimal{session.NewMemoryStore()}, errDown},
+// Files and variables have line ends after a URL, which are no part of it. Elsewhere they are a mistake, as other white space is.
+func TestOpenTrims(t *testing.T) {
+	for _, end := range []string{"\n", "\r\n", "\n\n"} {
+		for _, place := range []string{"file://" + filepath.Join(t.TempDir(), "sessions"), "dir://" + filepath.Join(t.TempDir(), "sessions"), "memory:", ""} {
+			openStore(t, place+end)
+			_, path, _ := strings.Cut(place, "//")
+			if _, err := os.Stat(path); path != "" && err != nil {
+				t.Errorf("%q: %v", place+end, err)
+			}
+		}
+	}
+	scheme := fmt.Sprintf("open-test-%x", rand.Uint64())
+	var seen string
+	err := session.RegisterScheme(scheme, func(_ context.Context, rawURL string) (session.StoreCloser, error) {
+		seen = rawURL
+		return session.NewMemoryStore(), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if openStore(t, scheme+"://host/db\r\n"); seen != scheme+"://host/db" {
+		t.Errorf("an application's scheme gets %q", seen)
+	}
+	for _, rawURL := range []string{
+		scheme + "://host/db ", " " + scheme + "://host/db", scheme + "://ho\nst/db", scheme + "://host/db\t", scheme + "://host/\x00db", scheme + "://host/db \n",
+		"mongodb://host/test\x7f", "memcached://host\n,host", "file:///a\nb", "postgres://host/db\u0085",
 	} {
-		t.Run(name, func(t *testing.T) {
-			if err := store.Save(ctx, id, session.Record{Data: []byte("x")}); err != nil {
-				t.Fatal(err)
-			}
-			rec, _ := store.Load(ctx, id)
-			rec.Expires = rec.Expires.AddDate(3000, 0, 0)
-			if err := session.Touch(ctx, store, id, rec); err != nil {
-				t.Errorf("Touch: %v", err)
-			}
-			after, err := store.Load(ctx, id)
-			if err != nil || !after.Expires.Equal(rec.Expires) || string(after.Data) != "x" || after.Version != rec.Version+1 {
-				t.Errorf("Touch led to %v, %v", after, err)
-			}
-			if err := session.Touch(ctx, store, id, rec); !errors.Is(err, session.ErrConflict) {
-				t.Errorf("Touch of an old version: %v", err)
-			}
-			if err := session.Touch(ctx, store, session.ID{2}, rec); !errors.Is(err, session.ErrConflict) {
-				t.Errorf("Touch of nothing: %v", err)
-			}
-			if n, err := session.DeleteExpired(ctx, store); n != 0 || !errors.Is(err, errors.ErrUnsupported) {
-				t.Errorf("DeleteExpired: %d, %v", n, err)
-			}
-			if n, err := session.Count(ctx, store); n != 0 || !errors.Is(err, errors.ErrUnsupported) {
-				t.Errorf("Count: %d, %v", n, err)
-			}
-			entries := 0
-			for entry, err := range session.List(ctx, store) {
-				entries++
-				if entry.ID != (session.ID{}) || !errors.Is(err, errors.ErrUnsupported) {
-					t.Errorf("List: %v, %v", entry, err)
-				}
-			}
-			if entries != 1 {
-				t.Errorf("List yields %d entries", entries)
-			}
-			want := map[string]error{"minimal": nil, "shell": errDown}[name]
-			if err := session.Close(store); !errors.Is(err, want) {
-				t.Errorf("Close: %v", err)
-			}
-
-			m := newManager(t, store, nil)
-			value, _ := begin(t, m)
-			serve(handle(m, func(s *session.Session) {
-				if !s.Has("k") {
-					t.Error("a manager cannot work with it")
-				}
-			}), "session_id="+value)
-			if _, err := m.DeleteExpired(ctx); !errors.Is(err, errors.ErrUnsupported) {
-				t.Errorf("Manager.DeleteExpired: %v", err)
-			}
-		})
+		_, err := session.Open(t.Context(), rawURL)
+		wantError(t, err, "", "white space")
 	}
 }
 
-// DeleteExpired goes on in batches until none is left, and stops at an error or when its context ends.
-func TestDeleteExpiredInBatches(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
+// A path that is malformed is told with the URL and the remedy, and without a word of passwords.
+func TestOpenPaths(t *testing.T) {
+	for _, test := range []struct{ rawURL, text string }{
+		{"file:///tmp/50%", `"file:///tmp/50%"`}, {"dir:50%zz", `"dir:50%zz"`}, {"FILE:/a%", "%25"},
+		{"file:///tmp/a?b", "%3F"}, {"dir:/tmp/a#b", "%23"}, {"file:a?b=c", `"file:a?b=c"`},
+		{"file://sessions.db", "file:path"}, {"dir://var/lib/sessions", "dir:///path"}, {"file://host:1/x", "names a host"},
+		{"file:", "needs a path"}, {"file://host:x/y", "file:///path"},
+	} {
+		_, err := session.Open(t.Context(), test.rawURL)
+		wantError(t, err, "password", test.text)
+	}
+}
+
+// What is left out of a URL has its usual value. The port of MongoDB is left to the driver.
+func TestOpenDefaults(t *testing.T) {
+	for _, test := range []struct{ rawURL, addr string }{
+		{"mysql://u:p@/db", "127.0.0.1:3306"}, {"mariadb:///db", "127.0.0.1:3306"}, {"mysql://u@[::1]/db", "[::1]:3306"}, {"mysql://u:p@:1/db", "127.0.0.1:1"},
+		{"mysql://u:1234/db", "127.0.0.1:3306"},
+		{"redis:///0", "127.0.0.1:6379"}, {"redis://secret@", "127.0.0.1:6379"}, {"valkey://[::1]", "[::1]:6379"}, {"rediss://:1", "127.0.0.1:1"},
+		{"mongodb:///db", "127.0.0.1"}, {"mongodb://u:p@/db", "127.0.0.1"}, {"mongodb://[::1]", "[::1]"}, {"mongodb://:1", "127.0.0.1:1"},
+		{"memcached://", "127.0.0.1:11211"}, {"memcached://[::1]", "[::1]:11211"}, {"memcached://::1", "[::1]:11211"}, {"memcached://:1", "127.0.0.1:1"},
+	} {
+		if got, err := session.AddressOfURL(test.rawURL); err != nil || got != test.addr {
+			t.Errorf("%q leads to %q, %v, want %q", test.rawURL, got, err, test.addr)
+		}
+	}
+}
+
+// The error of a server that refuses says why, and shows no password.
+func TestStoresRefuse(t *testing.T) {
+	const secret = "s3cret"
 	for _, test := range []struct {
-		name  string
-		left  int
-		fail  error
-		end   func()
-		want  int
-		error error
+		name string
+		url  func(*testing.T) string
+		text string
 	}{
-		{"none", 0, nil, nil, 0, nil},
-		{"one batch", 10, nil, nil, 10, nil},
-		{"many", 12345, nil, nil, 12345, nil},
-		{"an error", 0, errDown, nil, 0, errDown},
-		{"end", 12345, nil, cancel, 1000, context.Canceled},
+		{"redis, account", func(t *testing.T) string { return withUser(t, servertest.Redis(t).URL, "nobody", secret) }, "WRONGPASS"},
+		{"redis, database", func(t *testing.T) string { return "redis://" + servertest.Redis(t).Addrs[0] + "/99" }, "out of range"},
+		{"redis cluster, account", func(t *testing.T) string { return withUser(t, servertest.RedisCluster(t).URL, "nobody", secret) }, "WRONGPASS"},
+		{"redis cluster, database", func(t *testing.T) string {
+			return strings.Replace(servertest.RedisCluster(t).URL, "?", "/3?", 1)
+		}, "database 0 only"},
+		{"mongodb, account", func(t *testing.T) string { return withUser(t, servertest.MongoDB(t).URL, "nobody", secret) }, "auth"},
+		{"memcached, account", func(t *testing.T) string { return withUser(t, servertest.Memcached(t).URL, "nobody", secret) }, "without user and password"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			n, err := session.DeleteExpired(ctx, &sweeping{left: test.left, fail: test.fail, end: test.end})
-			if n != test.want || !errors.Is(err, test.error) {
-				t.Errorf("DeleteExpired: %d, %v, want %d, %v", n, err, test.want, test.error)
+			store, err := session.Open(t.Context(), test.url(t))
+			if err == nil {
+				store.Close()
+			}
+			wantError(t, err, secret, test.text)
+		})
+	}
+}
+
+// A store works with its account's password, and shows it in no error: neither when the server refuses another one,
+// nor when the server is gone.
+func TestStoresHidePasswords(t *testing.T) {
+	const password, wrong = "right@:/?#&%'", "wrong@:/?#&%'"
+	quoted := "'" + strings.ReplaceAll(password, "'", "''") + "'"
+	mysql := func(t *testing.T, server *servertest.Server) {
+		db := openDB(t, server.URL, "")
+		mustExec(t, db, "CREATE USER alice@'%' IDENTIFIED BY "+quoted)
+		mustExec(t, db, "GRANT ALL ON test.* TO alice@'%'")
+	}
+	for _, test := range []struct {
+		kind    servertest.Kind
+		args    func(*testing.T) []string
+		account func(*testing.T, *servertest.Server) // makes alice's
+		refusal string
+	}{
+		{servertest.KindRedis, nil, func(t *testing.T, server *servertest.Server) {
+			rules := []any{"ACL", "SETUSER", "alice", "on", ">" + password, "~*", "&*", "+@all"}
+			if err := redisClient(t, server).Do(t.Context(), rules...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}, "WRONGPASS"},
+		{servertest.KindMySQL, nil, mysql, "Access denied"},
+		{servertest.KindMariaDB, nil, mysql, "Access denied"},
+		{servertest.KindPostgreSQL, passwordRules, func(t *testing.T, server *servertest.Server) {
+			pool := newPool(t, server.URL)
+			mustExecPostgres(t, pool, "CREATE ROLE alice LOGIN PASSWORD "+quoted)
+			mustExecPostgres(t, pool, "GRANT CREATE ON SCHEMA public TO alice")
+		}, "password authentication failed"},
+	} {
+		t.Run(string(test.kind), func(t *testing.T) {
+			var args []string
+			if test.args != nil {
+				args = test.args(t)
+			}
+			server := servertest.Start(t, test.kind, args...)
+			test.account(t, server)
+
+			_, err := session.Open(t.Context(), withUser(t, server.URL, "alice", wrong))
+			wantError(t, err, wrong, test.refusal)
+
+			store := openStore(t, withUser(t, server.URL, "alice", password))
+			id := storetest.Fill(t, store, 1, time.Time{})[0]
+			server.Kill()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			_, loadErr := store.Load(ctx, id)
+			for op, err := range map[string]error{
+				"load":   loadErr,
+				"save":   store.Save(ctx, id, session.Record{Version: 1}),
+				"create": store.Save(ctx, storetest.RandomID(), session.Record{}),
+				"touch":  session.Touch(ctx, store, id, session.Record{Version: 1}),
+				"delete": store.Delete(ctx, id),
+			} {
+				wantError(t, err, password)
+				for _, known := range []error{session.ErrNotFound, session.ErrConflict, ctx.Err()} {
+					if known != nil && errors.Is(err, known) {
+						t.Errorf("%s without a server: %v", op, err)
+					}
+				}
+				for _, escaped := range []string{url.QueryEscape(password), url.PathEscape(password)} {
+					if err != nil && strings.Contains(err.Error(), escaped) {
+						t.Errorf("%s: the error shows the password: %v", op, err)
+					}
+				}
 			}
 		})
 	}
 }
 
-type sweeping struct {
-	session.NullStore
-	left int
-	fail error
-	end  func()
-}
-
-func (s *sweeping) DeleteExpired(_ context.Context, limit int) (int, error) {
-	if s.end != nil {
-		s.end()
+// passwordRules returns arguments that make PostgreSQL ask everybody but postgres for a password.
+func passwordRules(t *testing.T) []string {
+	t.Helper()
+	hba := filepath.Join(t.TempDir(), "hba")
+	if err := os.Chmod(filepath.Dir(filepath.Dir(hba)), 0o755); err != nil { // for the account that it runs as
+		t.Fatal(err)
 	}
-	n := min(limit, s.left)
-	s.left -= n
-	return n, s.fail
-}
-
-func TestIDText(t *testing.T) {
-	var id session.ID
-	for i := range id {
-		id[i] = byte(i * 9)
+	const rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+	if err := os.WriteFile(hba, []byte(rules), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	text := id.String()
-	if len(text) != 64 || text != strings.ToLower(text) {
-		t.Errorf("String is %q", text)
-	}
-	if got, err := session.ParseID(text); got != id || err != nil {
-		t.Errorf("ParseID: %v, %v", got, err)
-	}
-	if got, err := session.ParseID(strings.ToUpper(text)); got != id || err != nil {
-		t.Errorf("ParseID of capitals: %v, %v", got, err)
-	}
-	if b, err := id.MarshalText(); string(b) != text || err != nil {
-		t.Errorf("MarshalText: %q, %v", b, err)
-	}
-	if got := fmt.Sprint(id); got != text {
-		t.Errorf("it prints as %q", got)
-	}
-	for _, bad := range []string{"", "0", text[:63], text + "0", text[:62] + "0g", text[:62] + " 0", "0x" + text[:62], text[:63] + "\n"} {
-		got, err := session.ParseID(bad)
-		if err == nil || got != (session.ID{}) || !strings.HasPrefix(err.Error(), "session: ") {
-			t.Errorf("ParseID(%q): %v, %v", bad, got, err)
-		}
-		kept := id
-		if kept.UnmarshalText([]byte(bad)) == nil || kept != id {
-			t.Errorf("UnmarshalText(%q) changed the ID to %v", bad, kept)
-		}
-	}
+	return []string{"-c", "hba_file=" + hba}
 }

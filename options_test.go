@@ -18,7 +18,56 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
+
+// A secret that is text is the same with and without the line ends that files add; one of random bytes is what it is.
+func TestSecretFromFile(t *testing.T) {
+	text, random := strings.Repeat("s", 43), strings.Repeat("\x01s\xff\n", 9)
+	for _, test := range []struct {
+		name, signs string
+		opts        session.Options // of who verifies
+		verifies    string
+		same        bool
+	}{
+		{"line end", text, session.Options{}, text + "\n", true},
+		{"of Windows", text + "\r\n", session.Options{}, text, true},
+		{"several", text + "\n\n", session.Options{}, text + "\n", true},
+		{"beyond ASCII", "é" + text + "\n", session.Options{}, "é" + text, true},
+		{"encrypted", text + "\n", session.Options{EncryptAtRest: true}, text, true},
+		{"previous", text + "\n", session.Options{PreviousSecrets: [][]byte{[]byte(text + "\r\n")}}, strings.Repeat("x", 32), true},
+		{"other white space", text + " ", session.Options{}, text, false},
+		{"in front", "\n" + text, session.Options{}, text, false},
+		{"random bytes", random, session.Options{}, strings.TrimRight(random, "\n"), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			store := session.NewMemoryStore()
+			visit := func(secret string, opts session.Options, cookies ...string) (hits int, cookie string) {
+				opts.Cookie.InsecureHTTP, opts.SweepInterval = true, session.Never
+				m, err := session.New(store, []byte(secret), &opts)
+				if err != nil {
+					t.Fatal(err)
+				}
+				response := serve(m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					hits = hitCounter.Update(session.FromContext(r.Context()), func(n int) int { return n + 1 })
+				})), cookies...)
+				for _, c := range response.Cookies() {
+					cookie = c.Name + "=" + c.Value
+				}
+				return hits, cookie
+			}
+			_, cookie := visit(test.signs, session.Options{EncryptAtRest: test.opts.EncryptAtRest})
+			if hits, _ := visit(test.verifies, test.opts, cookie); (hits == 2) != test.same {
+				t.Errorf("the second visit is number %d", hits)
+			}
+		})
+	}
+	short := strings.Repeat("s", 31) + "\n"
+	_, err := session.New(session.NewMemoryStore(), []byte(short), &session.Options{PreviousSecrets: [][]byte{[]byte(short)}})
+	if err == nil || !strings.Contains(err.Error(), "the secret has 31 bytes") || !strings.Contains(err.Error(), "PreviousSecrets[0] has 31 bytes") {
+		t.Errorf("31 bytes and a line end: %v", err)
+	}
+}
 
 // New finds each fault, and names the field.
 func TestNewFaults(t *testing.T) {
@@ -47,16 +96,30 @@ func TestNewFaults(t *testing.T) {
 		{"touches that come too late", store, secret, &session.Options{TouchInterval: 15 * time.Minute}, []string{"TouchInterval", "15m0s"}},
 		{"no store timeout", store, secret, &session.Options{StoreTimeout: session.Never}, []string{"StoreTimeout"}},
 		{"negative sweep", store, secret, &session.Options{SweepInterval: -1}, []string{"SweepInterval"}},
+		{"an idle timeout that never comes", store, secret, &session.Options{IdleTimeout: 30 * 24 * time.Hour}, []string{"IdleTimeout", "720h0m0s", "AbsoluteTimeout", "24h0m0s"}},
+		{"an idle timeout that never comes, both set", store, secret, &session.Options{IdleTimeout: time.Hour, AbsoluteTimeout: time.Minute}, []string{"IdleTimeout", "AbsoluteTimeout"}},
+		{"refusal without a limit", store, secret, &session.Options{RefuseNewSessions: true}, []string{"RefuseNewSessions", "MaxSessionsPerUser"}},
+		{"reuse without renewal", store, secret, &session.Options{EndOnReuse: true, RenewInterval: session.Never}, []string{"EndOnReuse", "RenewInterval"}},
+		{"a size that nothing fits", store, secret, &session.Options{MaxSize: 10}, []string{"MaxSize", "10", "1024"}},
+		{"a size that hardly anything fits", store, secret, &session.Options{MaxSize: 1023}, []string{"MaxSize", "1024"}},
+		{"a lease that ends at once", store, secret, &session.Options{LockLease: time.Millisecond}, []string{"LockLease", "1ms", "100ms"}},
+		{"a lease that hardly lasts", store, secret, &session.Options{Locking: true, LockLease: 100*time.Millisecond - 1}, []string{"LockLease", "100ms"}},
+		{"negative lease", store, secret, &session.Options{LockLease: -time.Second}, []string{"LockLease", "-1s"}},
 		{"negative size", store, secret, &session.Options{MaxSize: -1}, []string{"MaxSize"}},
-		{"name with a blank", store, secret, cookie(session.Cookie{Name: "session id"}), []string{"Cookie", "Name"}},
+		{"name with a blank", store, secret, cookie(session.Cookie{Name: "session id"}), []string{"Cookie", `Name "session id"`, "letters"}},
 		{"name with a separator", store, secret, cookie(session.Cookie{Name: "a=b"}), []string{"Name"}},
 		{"name with a line break", store, secret, cookie(session.Cookie{Name: "a\r\nSet-Cookie: b"}), []string{"Name"}},
 		{"relative path", store, secret, cookie(session.Cookie{Path: "app"}), []string{"Path", `"app"`}},
 		{"path with an attribute", store, secret, cookie(session.Cookie{Path: "/;Domain=evil"}), []string{"Path"}},
 		{"path with a line break", store, secret, cookie(session.Cookie{Path: "/\n"}), []string{"Path"}},
-		{"domain with an attribute", store, secret, cookie(session.Cookie{Domain: "a;b"}), []string{"Domain"}},
-		{"domain with a port", store, secret, cookie(session.Cookie{Domain: "example.com:80"}), []string{"Domain"}},
-		{"domain with a scheme", store, secret, cookie(session.Cookie{Domain: "https://example.com"}), []string{"Domain"}},
+		{"domain with an attribute", store, secret, cookie(session.Cookie{Domain: "a;b"}), []string{`Domain "a;b"`}},
+		{"domain with a port", store, secret, cookie(session.Cookie{Domain: "example.com:80"}), []string{`Domain "example.com:80"`, "port"}},
+		{"domain with a scheme", store, secret, cookie(session.Cookie{Domain: "https://example.com"}), []string{`Domain "https://example.com"`, "scheme"}},
+		{"domain with a wildcard", store, secret, cookie(session.Cookie{Domain: "*.example.com"}), []string{`Domain "*.example.com"`, "host name"}},
+		{"domain outside ASCII", store, secret, cookie(session.Cookie{Domain: "münchen.de"}), []string{`Domain "münchen.de"`, "ASCII"}},
+		{"path outside ASCII", store, secret, cookie(session.Cookie{Path: "/ä"}), []string{`Path "/ä"`, "ASCII"}},
+		{"old name with a blank", store, secret, &session.Options{Migration: &session.Migration{Cookie: http.Cookie{Name: "old name", Domain: "a:1"}}},
+			[]string{"Migration", `Name "old name"`, `Domain "a:1"`, "Load"}},
 		{"unknown SameSite", store, secret, cookie(session.Cookie{SameSite: 9}), []string{"SameSite"}},
 		{"negative SameSite", store, secret, cookie(session.Cookie{SameSite: -1}), []string{"SameSite"}},
 		{"__Host- with a domain", store, secret, cookie(session.Cookie{Name: "__Host-s", Domain: "example.com"}), []string{"__Host-s", "Domain"}},
@@ -65,6 +128,12 @@ func TestNewFaults(t *testing.T) {
 		{"__HOST- is the same", store, secret, cookie(session.Cookie{Name: "__HOST-s", Domain: "example.com"}), []string{"__HOST-s"}},
 		{"__Secure- without Secure", store, secret, cookie(session.Cookie{Name: "__Secure-s", InsecureHTTP: true}), []string{"__Secure-s"}},
 		{"__Http- without HttpOnly", store, secret, cookie(session.Cookie{Name: "__Http-s", InsecureScriptAccess: true}), []string{"__Http-s"}},
+		{"the present scope as a former one", store, secret, cookie(session.Cookie{Former: []session.CookieScope{{Path: "/app"}, {}}}), []string{"Former[1]", "present"}},
+		{"the present scope in other words", store, secret, cookie(session.Cookie{Domain: "Example.com", Path: "/app",
+			Former: []session.CookieScope{{Domain: ".example.COM", Path: "/app"}}}), []string{"Former[0]", "present"}},
+		{"a former scope that is none", store, secret, cookie(session.Cookie{Former: []session.CookieScope{{Path: "app", Domain: "a:1"}}}),
+			[]string{`Former[0]: Path "app"`, `Former[0]: Domain "a:1"`}},
+		{"__Host- with a former scope", store, secret, cookie(session.Cookie{Name: "__Host-s", Former: []session.CookieScope{{Path: "/app"}}}), []string{"Former[0]", "__Host-s"}},
 		{"SameSite=None without Secure", store, secret,
 			cookie(session.Cookie{SameSite: http.SameSiteNoneMode, InsecureHTTP: true}), []string{"SameSite=None"}},
 		{"too long", store, secret, cookie(session.Cookie{Name: strings.Repeat("n", 4000)}), []string{"too long", "4096"}},
@@ -109,6 +178,9 @@ func TestNewAccepts(t *testing.T) {
 		"all switched off":  {IdleTimeout: session.Never, AbsoluteTimeout: session.Never, RenewInterval: session.Never, SweepInterval: session.Never},
 		"milliseconds":      {IdleTimeout: time.Millisecond, AbsoluteTimeout: time.Millisecond, RenewGrace: time.Millisecond},
 		"the longest":       {IdleTimeout: math.MaxInt64, AbsoluteTimeout: math.MaxInt64, RenewGrace: math.MaxInt64},
+		"a short life":      {AbsoluteTimeout: time.Minute}, // shorter than the usual idle timeout
+		"idle alone":        {IdleTimeout: 30 * 24 * time.Hour, AbsoluteTimeout: session.Never},
+		"the smallest":      {MaxSize: 1 << 10, EndOnReuse: true, MaxSessionsPerUser: 1, RefuseNewSessions: true},
 		"__Host-":           {Cookie: session.Cookie{Name: "__Host-session_id"}},
 		"__Secure-":         {Cookie: session.Cookie{Name: "__Secure-s", Domain: "example.com", Path: "/app"}},
 		"leading dot":       {Cookie: session.Cookie{Domain: ".example.com"}},
@@ -163,10 +235,10 @@ func TestUnencodableValues(t *testing.T) {
 		"its own method": func(s *session.Session) { s.Set("bad", unencodable{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := newCounting()
+			store := double.New(session.NewMemoryStore())
 			m := newManager(t, store, &session.Options{Logger: quiet})
 			value, _ := begin(t, m)
-			store.calls()
+			store.Calls()
 			res := serve(handle(m, func(s *session.Session) {
 				s.Set("k", 2)
 				set(s)
@@ -175,7 +247,7 @@ func TestUnencodableValues(t *testing.T) {
 				}
 			}), "session_id="+value)
 			wantStatus(t, res, http.StatusInternalServerError)
-			if calls := store.calls(); calls[1] != 0 {
+			if calls := store.Calls(); calls[1] != 0 {
 				t.Errorf("%d saves", calls[1])
 			}
 			serve(handle(m, func(s *session.Session) {
@@ -231,7 +303,7 @@ func TestOtherType(t *testing.T) {
 // A session up to MaxSize is saved; one byte more is an error, and the session stays as it was. At any size that
 // was saved, it can be read, changed, renewed, regenerated and destroyed.
 func TestMaxSize(t *testing.T) {
-	for _, limit := range []int{256, 1000, 1 << 20} {
+	for _, limit := range []int{1 << 10, 5000, 1 << 20} {
 		for _, encrypted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d, encrypted %v", limit, encrypted), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -275,9 +347,10 @@ func TestMaxSize(t *testing.T) {
 					if largest != limit {
 						t.Errorf("the largest record has %d bytes, want %d", largest, limit)
 					}
+					sent := 0
 					send := func(name string, fn func(s *session.Session)) {
 						t.Helper()
-						time.Sleep(5 * time.Minute) // renewal is due each time
+						time.Sleep(5 * time.Minute) // renewal is due each time, or else the confirmation of the last one
 						res := serve(handle(m, func(s *session.Session) {
 							if v, ok := session.Key[[]byte]("k").Get(s); !ok || len(v) != low {
 								t.Errorf("%s: the value has %d bytes, %v", name, len(v), ok)
@@ -289,14 +362,16 @@ func TestMaxSize(t *testing.T) {
 						}
 						if line := setCookie(t, res.Header, "session_id"); line != "" {
 							value = cookieValue(line)
-						} else {
-							t.Errorf("%s: the ID was not renewed", name)
+							sent++
 						}
 					}
 					send("read", func(*session.Session) {})
 					send("write", func(s *session.Session) { s.Set("k", append(make([]byte, low-1), 1)) })
 					send("regenerate", func(s *session.Session) { s.Regenerate() })
 					send("destroy", func(s *session.Session) { s.Destroy() })
+					if sent != 3 { // renewed, regenerated, removed
+						t.Errorf("%d cookies", sent)
+					}
 				})
 			})
 		}
@@ -353,8 +428,6 @@ func TestUnusualValues(t *testing.T) {
 			"a": int64(1), "B": map[string]any{"B": map[string]any{"B": nil}}, "C": map[any]any{int64(3): "c"}}},
 		{"nil pointer", (*unusual)(nil), nil},
 		{"nil slice", []int(nil), nil},
-		{"error", errors.New("x"), map[string]any{}},
-		{"list as a key", map[[2]int]string{{1, 2}: "a"}, nil},
 		{"NaN as a key", map[float64]int{math.NaN(): 1}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -419,5 +492,35 @@ func TestCyclicValue(t *testing.T) {
 		if res.StatusCode != http.StatusInternalServerError {
 			t.Errorf("%s: %s", name, res.Status)
 		}
+	}
+}
+
+// Disabled switches sessions off, and handlers need not know.
+func TestDisabled(t *testing.T) {
+	v := newVisitor(t, nil, &session.Options{Disabled: true})
+	res := v.visit(func(s *session.Session) {
+		s.Set("k", 1)
+		if !s.Has("k") {
+			t.Error("a value does not last for the request")
+		}
+		s.SetUser("ann")
+		s.Regenerate()
+		s.Destroy()
+		s.Set("k", 1)
+		s.SetUser("ann")
+		if err := s.Save(t.Context()); err != nil || !s.Has("k") || s.User() != "ann" || !s.Changed() {
+			t.Errorf("after Save: %v, %v", s, err)
+		}
+	})
+	wantStatus(t, res, 200)
+	if len(res.Cookies()) != 0 {
+		t.Errorf("cookies: %v", res.Cookies())
+	}
+	if list := userSessions(t, v.m); len(list) != 0 {
+		t.Errorf("sessions: %v", list)
+	}
+	value, _ := begin(t, newManager(t, session.NewMemoryStore(), nil)) // of before sessions were switched off
+	if res := serve(handle(v.m, (*session.Session).Destroy), "session_id="+value); len(res.Cookies()) != 0 {
+		t.Errorf("cookies after Destroy: %v", res.Cookies())
 	}
 }

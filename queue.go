@@ -38,12 +38,7 @@ func (h *handover) yield(ctx context.Context) {
 		return
 	}
 	h.streak = 0
-	timer := time.NewTimer(min(3*time.Since(h.began), maxYield))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	sleep(ctx, min(3*time.Since(h.began), maxYield))
 }
 
 // enter waits for its turn, at most until ctx is done. It returns what the one before left, if anything; the
@@ -95,4 +90,18 @@ func (q *queues) leave(id ID, left handover) {
 	}
 	line.waiting[0] <- left
 	line.waiting = line.waiting[1:]
+}
+
+// A turn is a commit's place in the queue of its process.
+type turn struct {
+	queues   *queues
+	id       ID
+	handover handover
+	left     Record
+}
+
+// end lets the next one in.
+func (t *turn) end() {
+	t.handover.saved = t.left
+	t.queues.leave(t.id, t.handover)
 }

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // A responseCase is one of the ways in which a handler can answer.
@@ -203,14 +205,14 @@ func TestFailedCommitReplacesResponse(t *testing.T) {
 	for _, fault := range []string{"save", "load"} {
 		t.Run(fault, func(t *testing.T) {
 			forEachResponse(t, func(t *testing.T, c *responseCase, http2 bool) {
-				store := &failing{Store: session.NewMemoryStore()}
+				store := double.New(session.NewMemoryStore())
 				m := newManager(t, store, &session.Options{Logger: quiet})
 				value := ""
 				if fault == "load" {
 					value, _ = begin(t, m)
-					store.load = errDown
+					store.Hook(double.Fail(errDown, double.Load))
 				} else {
-					store.save = errDown
+					store.Hook(double.Fail(errDown, double.Save))
 				}
 				res, _, err := exchange(t, m, c, http2, value)
 				if err == nil && !c.noError {
@@ -362,7 +364,7 @@ func TestSaveBeforeHeader(t *testing.T) {
 // A new ID that Save brought into the store reaches the client, also if a later commit fails: the old one is
 // worth nothing any more.
 func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
-	store := &failing{Store: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	m := newManager(t, store, &session.Options{Logger: quiet})
 	value, _ := begin(t, m)
 	res := serve(handle(m, func(s *session.Session) {
@@ -370,11 +372,11 @@ func TestSavedCookieSurvivesLaterFailure(t *testing.T) {
 		if err := s.Save(t.Context()); err != nil {
 			t.Errorf("Save: %v", err)
 		}
-		store.save = errDown
+		store.Hook(double.Fail(errDown, double.Save))
 		s.Set("k", 2)
 	}), "session_id="+value)
 	wantStatus(t, res, http.StatusServiceUnavailable)
-	store.save = nil
+	store.Hook()
 	line := setCookie(t, res.Header, "session_id")
 	serve(handle(m, func(s *session.Session) {
 		if got, _ := s.Get("k"); got != int64(1) {
@@ -390,27 +392,44 @@ func TestSavedCookieOfEndedSession(t *testing.T) {
 		"renewed":    func(s *session.Session) { s.Get("k") },
 		"prolonged":  func(s *session.Session) { s.SetPersistent(true) },
 		"and at end": func(s *session.Session) { s.SetPersistent(true) },
+		"and fails":  func(s *session.Session) { s.SetPersistent(true) },
+		"and panics": func(s *session.Session) { s.SetPersistent(true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
+				v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never, Logger: quiet})
 				v.visit(func(s *session.Session) { s.Set("k", 1) })
 				tab := v.clone()
 				if name == "renewed" {
 					time.Sleep(5 * time.Minute)
 				}
 				status := http.StatusOK
-				res := v.visit(func(s *session.Session) {
+				h := handle(v.m, func(s *session.Session) {
 					change(s)
 					if err := s.Save(t.Context()); err != nil {
 						t.Errorf("Save: %v", err)
 					}
 					wantStatus(t, tab.visit(func(s *session.Session) { s.SetUser("ann") }), http.StatusOK)
-					if name == "and at end" {
+					switch name {
+					case "and at end":
 						s.Set("late", 1)
 						status = http.StatusConflict
+					case "and fails":
+						s.Set("late", make(chan int)) // cannot be encoded
+						status = http.StatusInternalServerError
+					case "and panics":
+						status = http.StatusBadGateway
+						panic("boom")
 					}
 				})
+				res := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() {
+						if recover() != nil {
+							w.WriteHeader(http.StatusBadGateway)
+						}
+					}()
+					h.ServeHTTP(w, r)
+				}), "session_id="+v.cookie.Value)
 				wantStatus(t, res, status)
 				if len(res.Cookies()) > 0 {
 					t.Errorf("the response sets %v", res.Cookies())
@@ -430,7 +449,7 @@ func TestFailureIsFlushed(t *testing.T) {
 		"ResponseController": func(w http.ResponseWriter) { http.NewResponseController(w).Flush() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+			m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{Logger: quiet})
 			answered := make(chan struct{})
 			srv := newServer(t, false, m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				session.FromContext(r.Context()).Set("k", 1)
@@ -454,7 +473,7 @@ func TestFailureIsFlushed(t *testing.T) {
 	}
 }
 
-// The periodic renewal waits when the client may not get the cookie: the old ID would end, and log it out.
+// The periodic renewal waits when the client will hardly get the cookie.
 func TestRenewalWaitsForCookieToArrive(t *testing.T) {
 	use := func(r *http.Request) { session.FromContext(r.Context()).Has("k") }
 	for _, test := range []struct {
@@ -485,6 +504,7 @@ func TestRenewalWaitsForCookieToArrive(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
 				v.visit(func(s *session.Session) { s.Set("k", 1) })
+				id, due := v.id(), time.Now().Add(5*time.Minute)
 				time.Sleep(5 * time.Minute)
 				ctx, hangUp := context.WithCancel(t.Context())
 				defer hangUp()
@@ -495,9 +515,9 @@ func TestRenewalWaitsForCookieToArrive(t *testing.T) {
 					h = test.wrap(h)
 				}
 				h.ServeHTTP(hijackable{httptest.NewRecorder()}, r)
-				time.Sleep(31 * time.Second)
-				if got := !v.alive(); got != test.renewed {
-					t.Errorf("the old ID has ended: %v, want %v", got, test.renewed)
+				time.Sleep(31 * time.Second) // until the last handler has returned
+				if got := !inspect(t, v.m, id).Renewed.Before(due); got != test.renewed {
+					t.Errorf("renewed: %v, want %v", got, test.renewed)
 				}
 			})
 		})
@@ -561,7 +581,7 @@ func TestResponseThatCannot(t *testing.T) {
 					case "destroy":
 						s.Destroy()
 					case "ended by others":
-						if _, err := m.EndUserSessions(t.Context(), "ann"); err != nil {
+						if _, err := m.EndSessions(t.Context(), session.OfUser("ann")); err != nil {
 							t.Error(err)
 						}
 					default:
@@ -622,7 +642,7 @@ func (hijackFails) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, n
 // What a handler does to the header after it has failed does not get into the error handler's answer, not even where
 // something outside keeps that back.
 func TestHeaderAfterFailure(t *testing.T) {
-	m := newManager(t, &failing{Store: session.NewMemoryStore(), save: errDown}, &session.Options{Logger: quiet})
+	m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{Logger: quiet})
 	res := serve(http.TimeoutHandler(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session.FromContext(r.Context()).Set("k", 1)
 		if _, err := io.WriteString(w, "hello"); err == nil {
@@ -666,5 +686,253 @@ func TestResponseThatCannotAnyMore(t *testing.T) {
 		if !v.alive() {
 			t.Errorf("%s: the client is logged out", name)
 		}
+	}
+}
+
+// fakeWriter is a ResponseWriter that takes note of what reaches it, and with which cookie.
+type fakeWriter struct {
+	header http.Header
+	calls  []string
+}
+
+func (f *fakeWriter) note(call string) {
+	if len(f.header["Set-Cookie"]) == 0 {
+		call += " without a cookie"
+	}
+	f.calls = append(f.calls, call)
+}
+
+func (f *fakeWriter) Header() http.Header { return f.header }
+
+func (f *fakeWriter) WriteHeader(int) { f.note("WriteHeader") }
+
+func (f *fakeWriter) Write(b []byte) (int, error) { f.note("Write"); return len(b), nil }
+
+type (
+	fakeFlusher    struct{ f *fakeWriter }
+	fakeHijacker   struct{ f *fakeWriter }
+	fakeReaderFrom struct{ f *fakeWriter }
+	fakePusher     struct{ f *fakeWriter }
+)
+
+var errFake = errors.New("it is only a fake")
+
+func (f fakeFlusher) Flush() { f.f.note("Flush") }
+
+func (f fakeHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	f.f.note("Hijack")
+	return nil, nil, errFake
+}
+
+func (f fakeReaderFrom) ReadFrom(io.Reader) (int64, error) {
+	f.f.note("ReadFrom")
+	return 0, errFake
+}
+
+func (f fakePusher) Push(string, *http.PushOptions) error {
+	f.f.calls = append(f.f.calls, "Push") // its response is another one
+	return errFake
+}
+
+// The handler's writer has the optional interfaces of the original, no more and no less, and each of them commits.
+func TestOptionalInterfaces(t *testing.T) {
+	base := new(fakeWriter)
+	f, h, r, p := fakeFlusher{base}, fakeHijacker{base}, fakeReaderFrom{base}, fakePusher{base}
+	type (
+		flusher    = http.Flusher
+		hijacker   = http.Hijacker
+		readerFrom = io.ReaderFrom
+		pusher     = http.Pusher
+	)
+	writers := []http.ResponseWriter{ // the index is a set: 1 flusher, 2 hijacker, 4 readerFrom, 8 pusher
+		base,
+		struct {
+			*fakeWriter
+			flusher
+		}{base, f},
+		struct {
+			*fakeWriter
+			hijacker
+		}{base, h},
+		struct {
+			*fakeWriter
+			flusher
+			hijacker
+		}{base, f, h},
+		struct {
+			*fakeWriter
+			readerFrom
+		}{base, r},
+		struct {
+			*fakeWriter
+			flusher
+			readerFrom
+		}{base, f, r},
+		struct {
+			*fakeWriter
+			hijacker
+			readerFrom
+		}{base, h, r},
+		struct {
+			*fakeWriter
+			flusher
+			hijacker
+			readerFrom
+		}{base, f, h, r},
+		struct {
+			*fakeWriter
+			pusher
+		}{base, p},
+		struct {
+			*fakeWriter
+			flusher
+			pusher
+		}{base, f, p},
+		struct {
+			*fakeWriter
+			hijacker
+			pusher
+		}{base, h, p},
+		struct {
+			*fakeWriter
+			flusher
+			hijacker
+			pusher
+		}{base, f, h, p},
+		struct {
+			*fakeWriter
+			readerFrom
+			pusher
+		}{base, r, p},
+		struct {
+			*fakeWriter
+			flusher
+			readerFrom
+			pusher
+		}{base, f, r, p},
+		struct {
+			*fakeWriter
+			hijacker
+			readerFrom
+			pusher
+		}{base, h, r, p},
+		struct {
+			*fakeWriter
+			flusher
+			hijacker
+			readerFrom
+			pusher
+		}{base, f, h, r, p},
+	}
+	m := newManager(t, session.NewMemoryStore(), nil)
+	for set, original := range writers {
+		interfaces := func(w http.ResponseWriter) (set int, use []func() string) {
+			if w, ok := w.(http.Flusher); ok {
+				set |= 1
+				use = append(use, func() string { w.Flush(); return "Flush" })
+			}
+			if w, ok := w.(http.Hijacker); ok {
+				set |= 2
+				use = append(use, func() string { w.Hijack(); return "Hijack" })
+			}
+			if w, ok := w.(io.ReaderFrom); ok {
+				set |= 4
+				use = append(use, func() string { w.ReadFrom(strings.NewReader("x")); return "Write ReadFrom" })
+			}
+			if w, ok := w.(http.Pusher); ok {
+				set |= 8
+				use = append(use, func() string { w.Push("/", nil); return "Push" })
+			}
+			return set, use
+		}
+		if got, _ := interfaces(original); got != set {
+			t.Fatalf("the test's own writer %d has the set %d", set, got)
+		}
+		for i := range 5 {
+			*base = fakeWriter{header: http.Header{}}
+			m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				got, use := interfaces(w)
+				if got != set {
+					t.Errorf("for the set %d, the handler gets %d", set, got)
+				}
+				if i >= len(use) {
+					return
+				}
+				session.FromContext(r.Context()).Set("k", 1)
+				if want := use[i](); strings.Join(base.calls, " ") != want {
+					t.Errorf("set %d: %s led to %q", set, want, base.calls)
+				}
+			})).ServeHTTP(original, httptest.NewRequest(http.MethodGet, "/", nil))
+		}
+	}
+}
+
+// unwrapper has nothing to offer but what it wraps.
+type unwrapper struct {
+	*fakeWriter
+	inner http.ResponseWriter
+}
+
+func (u unwrapper) Unwrap() http.ResponseWriter { return u.inner }
+
+// Whoever unwraps the writer, or lets a ResponseController do it, still commits first.
+func TestNoWayAroundCommit(t *testing.T) {
+	unwrap := func(w http.ResponseWriter) http.ResponseWriter {
+		for {
+			u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+			if !ok {
+				return w
+			}
+			w = u.Unwrap()
+		}
+	}
+	for _, test := range []struct {
+		name string
+		do   func(w http.ResponseWriter)
+	}{
+		{"Flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }},
+		{"Hijack", func(w http.ResponseWriter) { http.NewResponseController(w).Hijack() }},
+		{"Write", func(w http.ResponseWriter) { unwrap(w).Write(nil) }},
+		{"WriteHeader", func(w http.ResponseWriter) { unwrap(w).WriteHeader(200) }},
+		{"Flush", func(w http.ResponseWriter) { http.NewResponseController(unwrap(w)).Flush() }},
+		{"Hijack", func(w http.ResponseWriter) { http.NewResponseController(unwrap(w)).Hijack() }},
+		{"Flush", func(w http.ResponseWriter) {
+			if w, ok := unwrap(w).(http.Flusher); ok {
+				w.Flush()
+			}
+		}},
+		{"Hijack", func(w http.ResponseWriter) {
+			if w, ok := unwrap(w).(http.Hijacker); ok {
+				w.Hijack()
+			}
+		}},
+		{"ReadFrom", func(w http.ResponseWriter) {
+			if w, ok := unwrap(w).(io.ReaderFrom); ok {
+				w.ReadFrom(new(bytes.Buffer))
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			base := &fakeWriter{header: http.Header{}}
+			whole := struct {
+				*fakeWriter
+				fakeFlusher
+				fakeHijacker
+				fakeReaderFrom
+			}{base, fakeFlusher{base}, fakeHijacker{base}, fakeReaderFrom{base}}
+			m := newManager(t, session.NewMemoryStore(), nil)
+			for _, original := range []http.ResponseWriter{whole, unwrapper{base, whole}, unwrapper{base, unwrapper{base, whole}}} {
+				base.header, base.calls = http.Header{}, nil
+				m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					session.FromContext(r.Context()).Set("k", 1)
+					test.do(w)
+				})).ServeHTTP(original, httptest.NewRequest(http.MethodGet, "/", nil))
+				for _, call := range base.calls {
+					if call != test.name {
+						t.Errorf("the original saw %q", base.calls)
+					}
+				}
+			}
+		})
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
-	"net/url"
-	"slices"
-	"strings"
+	"math"
+	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -21,8 +21,8 @@ import (
 //
 // All methods are safe for concurrent use. They return when ctx is done, with an error for which
 // errors.Is(err, ctx.Err()) holds, unless they can finish without waiting; whether a Save or Delete that was cut
-// short took effect is then unknown. That a method has returned does not end its ctx: what waits for that waits until
-// the deadline.
+// short took effect is then unknown. A ctx goes on when the method has returned: what waits for its end waits until the
+// deadline.
 // Any other error than those named below means that the store could not do its work (it is down, full,
 // read-only …). An error must name neither a password nor any Data.
 //
@@ -31,6 +31,9 @@ import (
 //
 // Time is the caller's: a store compares Expires with time.Now of the process that calls it, even where a
 // server removes expired records by its own clock later on.
+//
+// A store with a cache may return from Load what others have replaced since, if it says so in Record.Cached, and if
+// CacheAllowed says that the caller can do with it. [CacheStore] is one.
 //
 // Package [example.com/session/sessiontest] checks an implementation against all of this.
 type Store interface {
@@ -43,7 +46,7 @@ type Store interface {
 	// A rec that has expired already is saved like any other, and counts as absent.
 	Save(ctx context.Context, id ID, rec Record) error
 
-	// Delete removes the record under id. That there is none is no error.
+	// Delete removes the record under id. It is no error if there is none.
 	Delete(ctx context.Context, id ID) error
 }
 
@@ -58,6 +61,9 @@ type Record struct {
 	Expires time.Time
 	// Data is opaque to the store. It may be empty.
 	Data []byte
+	// Cached is set by the Load of a store that may return what others have replaced since: the record comes from a
+	// cache. Save and Touch ignore it.
+	Cached bool
 
 	cas uint64 // what Memcached calls the unique value; 0 where unknown or of no use
 }
@@ -105,10 +111,11 @@ var (
 	ErrConflict = errors.New("session: record was changed by another writer")
 	// ErrTooLarge means that a session exceeds Options.MaxSize, or a record what its store can hold.
 	ErrTooLarge = errors.New("session: too large")
-	// ErrGone means that the session that a request wanted to change was destroyed, regenerated or expired
-	// while the request ran. The default error handler answers 409 Conflict.
+	// ErrGone means that the session that a request wanted to change was ended, or given another key by another request,
+	// while the request ran or within 5 seconds before it began. The default error handler answers 409 Conflict. One that
+	// expired, or that the store lost, is no error: the change begins a new one, if the response can set a cookie.
 	ErrGone = errors.New("session: ended while the request was running")
-	// ErrHeaderSent means that a change came too late: it needs a cookie (a new session, a new ID, the end of
+	// ErrHeaderSent means that a change came too late: it needs a cookie (a new session, a new key, the end of
 	// a session), and the response's header had left.
 	ErrHeaderSent = errors.New("session: the response header has left, a cookie can no longer be set")
 	// ErrLocked means that another request kept the session locked for longer than Options.LockWait. The default
@@ -121,7 +128,24 @@ var (
 	// ErrTooManySessions means that Options.MaxSessionsPerUser and RefuseNewSessions keep a user from logging in
 	// once more. The default error handler answers 403 Forbidden.
 	ErrTooManySessions = errors.New("session: the user has too many sessions")
+	// ErrUnproven means that the session is bound to a device, and that the browser could not prove just now that it
+	// has the device's key, but may be able to do so soon; see DeviceBinding. The default error handler answers 503
+	// Service Unavailable.
+	ErrUnproven = errors.New("session: the browser has not proved that it has the key of the session's device")
 )
+
+// WithoutCache returns a copy of ctx with which Load asks the store itself, whatever cache there is on the way: for
+// decisions that no compare-and-swap would put right. Other methods take no notice of it.
+func WithoutCache(ctx context.Context) context.Context {
+	return context.WithValue(ctx, withoutCacheKey{}, true)
+}
+
+// CacheAllowed reports whether a Load with ctx may return a record from a cache: not with a context that comes from
+// WithoutCache. Whoever writes a store with a cache asks it in Load, sets Record.Cached in what comes out of the cache,
+// and does not set it in what comes from elsewhere. It does not allocate.
+func CacheAllowed(ctx context.Context) bool { return ctx.Value(withoutCacheKey{}) == nil }
+
+type withoutCacheKey struct{}
 
 // A Toucher is a Store that can move the expiry of a record without writing its data.
 type Toucher interface {
@@ -151,8 +175,15 @@ type Lister interface {
 	// with a zero Entry, the sequence ends. It yields errors.ErrUnsupported if a store that this one wraps is
 	// no Lister.
 	List(ctx context.Context) iter.Seq2[Entry, error]
-	// Count returns the number of live records, at the price of List or less.
-	Count(ctx context.Context) (int, error)
+}
+
+// A Counter is a Store that can count live records for less than what List costs.
+type Counter interface {
+	Store
+	// Count returns how many of the live records have the byte b at the index at of their Data, which is how this package
+	// marks what a record is for. A negative at counts all. A record that is saved, created or deleted meanwhile may be
+	// counted or not. It returns errors.ErrUnsupported if a store that this one wraps is no Counter.
+	Count(ctx context.Context, at int, b byte) (int, error)
 }
 
 // An Entry is a Record with its ID, as List returns it.
@@ -207,156 +238,201 @@ func List(ctx context.Context, store Store) iter.Seq2[Entry, error] {
 	}
 }
 
-// Count returns the number of live records in store: sessions, and the few others that this package keeps
-// (index and lock records, the marks of ended sessions). It returns an error that wraps errors.ErrUnsupported
-// if store is no Lister.
-func Count(ctx context.Context, store Store) (int, error) {
-	if l, ok := store.(Lister); ok {
-		return l.Count(ctx)
-	}
-	return 0, fmt.Errorf("session: %T cannot count its records: %w", store, errors.ErrUnsupported)
+// CountRecords returns the number of live records in store: sessions, and the others that this package keeps (indexes,
+// locks, the marks of sessions that ended). Where store is no Counter, it counts what List yields. It
+// returns an error that wraps errors.ErrUnsupported if store is no Lister either.
+func CountRecords(ctx context.Context, store Store) (int, error) {
+	return countRecords(ctx, store, -1, 0)
 }
 
-// Close closes store if it is an io.Closer, and otherwise does nothing. A store that Open or a constructor
-// with a path returned closes what it opened; a store built on a client of the application's leaves that open.
-func Close(store Store) error {
-	if c, ok := store.(io.Closer); ok {
-		return c.Close()
-	}
-	return nil
-}
-
-// An OpenFunc opens the store that a URL names. Its errors must not show the URL's password.
-type OpenFunc func(ctx context.Context, rawURL string) (Store, error)
-
-// Open returns the store that rawURL names, ready to use; Close closes it. ctx bounds the opening only.
-//
-//	(empty)                a new temporary file, gone after Close or, but on Windows, any end of the process
-//	memory:                this process's memory
-//	file:///path/to/file   one file (file:name for a relative path)
-//	dir:///path/to/dir     one file a session; without a path a new temporary directory, removed by Close
-//	mysql://user:password@host:port/database        MySQL, and mariadb: MariaDB
-//	postgres://user:password@host:port/database     PostgreSQL
-//	redis://user:password@host:port/number          Redis; rediss: with TLS; valkey: and valkeys: the same
-//	mongodb://user:password@host:port/database      MongoDB, and mongodb+srv:
-//	memcached://host:port,host:port                 Memcached
-//
-// and the schemes that RegisterScheme added. What each store's URL has beyond that, and what stands for a part that
-// is left out, is told at its type. An error never shows the URL's password.
-//
-// Open links every backend into the program. To link one alone, call its constructor.
-func Open(ctx context.Context, rawURL string) (Store, error) {
-	scheme, _, found := strings.Cut(rawURL, ":")
-	scheme = strings.ToLower(scheme)
-	if rawURL != "" && (!found || scheme == "") {
-		return nil, fmt.Errorf("session: a store's URL starts with a scheme and a colon; known are %s", knownSchemes())
-	}
-	open, ok := lookupScheme(scheme)
-	if !ok {
-		open, ok = builtinSchemes()[scheme]
-	}
-	if !ok {
-		if !validScheme(scheme) {
-			scheme = "(not a scheme)" // who knows what it is, a password perhaps
-		}
-		return nil, fmt.Errorf("session: unknown kind of store %q; known are %s", scheme, knownSchemes())
-	}
-	return open(ctx, rawURL)
-}
-
-// builtinSchemes is reachable from Open alone, so that the linker drops the backends of a program that does
-// not call it.
-func builtinSchemes() map[string]OpenFunc {
-	return map[string]OpenFunc{
-		"":       openTemporary,
-		"memory": openMemory,
-		"file":   openFile,
-		"dir":    openDir,
-
-		"mysql": openMySQL, "mariadb": openMySQL,
-		"postgres": openPostgres, "postgresql": openPostgres,
-		"redis": openRedis, "rediss": openRedis, "valkey": openRedis, "valkeys": openRedis,
-		"mongodb": openMongo, "mongodb+srv": openMongo,
-		"memcached": openMemcache,
-	}
-}
-
-var registered struct {
-	sync.RWMutex
-	schemes map[string]OpenFunc
-}
-
-// RegisterScheme lets Open know another kind of store, or another way to open a built-in one. The scheme is in
-// lower case, as RFC 3986 section 3.1 has it. It returns an error if the scheme is invalid or was registered
-// before. It is meant to be called by a program's main function, and is safe for concurrent use.
-func RegisterScheme(scheme string, open OpenFunc) error {
-	if !validScheme(scheme) || open == nil {
-		return fmt.Errorf("session: RegisterScheme needs a lower-case scheme and a function, not %q", scheme)
-	}
-	registered.Lock()
-	defer registered.Unlock()
-	if registered.schemes[scheme] != nil {
-		return fmt.Errorf("session: the scheme %q is registered already", scheme)
-	}
-	if registered.schemes == nil {
-		registered.schemes = make(map[string]OpenFunc)
-	}
-	registered.schemes[scheme] = open
-	return nil
-}
-
-func lookupScheme(scheme string) (OpenFunc, bool) {
-	registered.RLock()
-	defer registered.RUnlock()
-	open, ok := registered.schemes[scheme]
-	return open, ok
-}
-
-func knownSchemes() string {
-	registered.RLock()
-	defer registered.RUnlock()
-	all := builtinSchemes()
-	maps.Copy(all, registered.schemes)
-	delete(all, "")
-	return strings.Join(slices.Sorted(maps.Keys(all)), ":, ") + ": and the empty string (a temporary file)"
-}
-
-func validScheme(scheme string) bool {
-	for i, c := range []byte(scheme) {
-		letter := 'a' <= c && c <= 'z'
-		if !letter && (i == 0 || !(('0' <= c && c <= '9') || c == '+' || c == '-' || c == '.')) {
-			return false
+// countRecords counts as Counter does.
+func countRecords(ctx context.Context, store Store, at int, b byte) (int, error) {
+	if c, ok := store.(Counter); ok {
+		if n, err := c.Count(ctx, at, b); !errors.Is(err, errors.ErrUnsupported) {
+			return n, err
 		}
 	}
-	return scheme != ""
-}
-
-// parseURL is url.Parse whose error does not repeat the URL, which may hold a password.
-func parseURL(rawURL string) (*url.URL, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		scheme, _, _ := strings.Cut(rawURL, ":")
-		return nil, fmt.Errorf("session: the %s: URL of the store is malformed (reserved characters in a user name or password are percent-encoded)", scheme)
-	}
-	return u, nil
-}
-
-// urlPath returns the local path of a file: or dir: URL, empty if it has none.
-func urlPath(rawURL string) (string, error) {
-	u, err := parseURL(rawURL)
-	switch {
-	case err != nil:
-		return "", err
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return "", fmt.Errorf("session: a %s: URL has a path only (\"?\" and \"#\" in it are percent-encoded)", u.Scheme)
-	case u.Host != "" && u.Host != "localhost":
-		return "", fmt.Errorf("session: the %[1]s: URL names the host %[2]q; an absolute path has three slashes: %[1]s:///path", u.Scheme, u.Host)
-	case u.Opaque != "":
-		path, err := url.PathUnescape(u.Opaque)
+	n := 0
+	for e, err := range List(ctx, store) {
 		if err != nil {
-			return "", fmt.Errorf("session: the path of the %s: URL is malformed", u.Scheme)
+			return 0, err
 		}
-		return path, nil
+		if hasByte(e.Record.Data, at, b) {
+			n++
+		}
 	}
-	return u.Path, nil
+	return n, nil
+}
+
+// hasByte reports whether Counter counts a record with these Data.
+func hasByte(data []byte, at int, b byte) bool { return at < 0 || at < len(data) && data[at] == b }
+
+// never is the time in milliseconds of what does not expire.
+const never int64 = math.MaxInt64
+
+// expiryMillis returns a Record's Expires as milliseconds since 1970.
+func expiryMillis(t time.Time) int64 {
+	if t.IsZero() {
+		return never
+	}
+	return t.UnixMilli()
+}
+
+// expiryTime is the inverse of expiryMillis.
+func expiryTime(millis int64) time.Time {
+	if millis == never {
+		return time.Time{}
+	}
+	return time.UnixMilli(millis)
+}
+
+// hasExpired reports whether a record with that expiry counts as absent at this instant.
+func hasExpired(millis int64) bool {
+	return millis != never && millis <= time.Now().UnixMilli()
+}
+
+// untilDone returns what f returns or, if ctx is done before, its error. f then goes on in a goroutine of its
+// own, and what it returns is dropped. It is for clients that do not heed a context.
+func untilDone[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	if err := ctx.Err(); err != nil {
+		return *new(T), err
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return *new(T), ctx.Err()
+	}
+}
+
+// overdue adds the error of ctx to err if ctx is done: a client reports a deadline as a time-out of its own, and
+// may do so just before ctx itself takes notice.
+func overdue(ctx context.Context, err error) error {
+	done := ctx.Err()
+	if deadline, ok := ctx.Deadline(); done == nil && ok && !time.Now().Before(deadline) {
+		done = context.DeadlineExceeded
+	}
+	if done == nil || errors.Is(err, done) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", done, err)
+}
+
+// callAgain calls f and, where a connection had ended, f again: as often as the client holds connections that the end
+// of a server has made useless, and once more. To repeat a write that had taken effect makes it a conflict.
+func callAgain[T any](ctx context.Context, idle func() int, f func() (T, error)) (T, error) {
+	value, err := f()
+	if brokenConn(err) {
+		for left := idle(); left >= 0 && brokenConn(err) && ctx.Err() == nil; left-- {
+			value, err = f()
+		}
+	}
+	return value, err
+}
+
+// sleep waits for d, and reports false if ctx is done before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// brokenConn reports whether err says that a connection had ended, or ended before the whole reply was there.
+func brokenConn(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// A connDialer knows the connections that it made and that are not closed yet.
+type connDialer struct {
+	net.Dialer
+	age  time.Duration // for how long a connection is used; 0 for as long as it lasts
+	mu   sync.Mutex
+	open map[*dialedConn]struct{}
+}
+
+// DialContext is that of net.Dialer.
+func (d *connDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := d.Dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c := &dialedConn{Conn: conn, dialer: d, since: time.Now()}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open == nil {
+		d.open = make(map[*dialedConn]struct{})
+	}
+	d.open[c] = struct{}{}
+	return c, nil
+}
+
+// drop closes the connections that were made before: they lead to a server that is no longer the one that is meant. Who uses
+// one gets an error, and the client makes new ones.
+func (d *connDialer) drop(before time.Time) {
+	d.mu.Lock()
+	var old []*dialedConn
+	for c := range d.open {
+		if c.since.Before(before) {
+			old = append(old, c)
+		}
+	}
+	d.mu.Unlock()
+	for _, c := range old {
+		c.drop()
+	}
+}
+
+type dialedConn struct {
+	net.Conn
+	dialer  *connDialer
+	since   time.Time
+	dropped atomic.Bool
+}
+
+func (c *dialedConn) drop() {
+	c.dropped.Store(true)
+	c.Close()
+}
+
+// Read is that of net.Conn. What was dropped looks as if the server had ended it: clients know what to do then.
+func (c *dialedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil && c.dropped.Load() {
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+// Write is that of net.Conn, and drops what is too old.
+func (c *dialedConn) Write(b []byte) (int, error) {
+	if c.dialer.age > 0 && time.Since(c.since) > c.dialer.age {
+		c.drop()
+	}
+	n, err := c.Conn.Write(b)
+	if err != nil && c.dropped.Load() {
+		err = syscall.EPIPE
+	}
+	return n, err
+}
+
+func (c *dialedConn) Close() error {
+	c.dialer.mu.Lock()
+	delete(c.dialer.open, c)
+	c.dialer.mu.Unlock()
+	return c.Conn.Close()
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"sync"
 	"time"
@@ -13,15 +14,17 @@ import (
 // A CacheStore keeps the records of another store that were last in use in this process's memory, where Load
 // finds them without asking that store. It is safe for concurrent use.
 //
-// What Load returns may be out of date, by CacheOptions.MaxAge at most: for that long, a process may still serve
+// Load may return a record that is out of date, by CacheOptions.MaxAge at most: for that long, a process may still serve
 // a session that another one has changed or ended. Nothing is lost by it, because Save goes to the store, whose
 // compare-and-swap refuses what builds on an old version; the record is then dropped from the cache, and Load asks
 // the store again. Within one process there is no delay: no Load returns what is older than a Save, Touch or Delete,
-// or than what another Load returned, if that was over when it began. That a record is not there is never remembered.
-// Locks, Session.Reload and the sessions of a user do without the cache.
+// or than what another Load returned, if that was over when it began. The cache never remembers that a record is not there.
+//
+// In a record from the cache, Cached is set. A Load with a context from WithoutCache goes past the cache, as locks,
+// Session.Reload and the sessions of a user do.
 //
 // Touch, DeleteExpired, List, Count and Close are those of the wrapped store: they return an error that wraps
-// errors.ErrUnsupported where it has none; Close then does nothing.
+// errors.ErrUnsupported where it has none, but Count then counts what List yields, and Close does nothing.
 type CacheStore struct {
 	store      Store
 	maxAge     time.Duration
@@ -46,25 +49,17 @@ type CacheOptions struct {
 	MaxBytes int
 }
 
-// uncached returns a context for calls of Load that want what is in the store, whatever a cache has: for decisions that
-// no compare-and-swap would put right.
-func uncached(ctx context.Context) context.Context {
-	return context.WithValue(ctx, uncachedKey{}, true)
-}
-
-type uncachedKey struct{}
-
 // cacheOverhead is about what a record takes beside its data.
 const cacheOverhead = 256
 
 // A cacheEntry is a record in the cache. It is replaced, never changed.
 type cacheEntry struct {
 	id   ID
-	rec  Record
+	rec  Record    // as it is in the store: Cached is not set
 	seen time.Time // the store had it then, or later
 }
 
-// cacheBusy tells of the calls to the store for one ID that are under way. What such a call brings is kept only if
+// cacheBusy tells of the calls to the store for one ID that are under way. Such a call's record is kept only if
 // nothing has changed since it began: else it may be older than what some Load has returned before.
 type cacheBusy struct {
 	calls   int
@@ -97,12 +92,12 @@ func NewCacheStore(store Store, opts *CacheOptions) *CacheStore {
 	return c
 }
 
-// Load implements Store.
+// Load implements Store. A record in the cache costs no allocation.
 func (c *CacheStore) Load(ctx context.Context, id ID) (Record, error) {
 	if err := ctx.Err(); err != nil {
 		return Record{}, err
 	}
-	rec, call, ok := c.lookup(id, ctx.Value(uncachedKey{}) != nil)
+	rec, call, ok := c.lookup(id, CacheAllowed(ctx))
 	if ok {
 		return rec, nil
 	}
@@ -130,6 +125,7 @@ func (c *CacheStore) Load(ctx context.Context, id ID) (Record, error) {
 // Save implements Store.
 func (c *CacheStore) Save(ctx context.Context, id ID, rec Record) error {
 	call := c.begin(id)
+	rec.Cached = false
 	err := c.store.Save(ctx, id, rec)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,6 +149,7 @@ func (c *CacheStore) Touch(ctx context.Context, id ID, rec Record) error {
 		return fmt.Errorf("session: %T moves no expiry alone: %w", c.store, errors.ErrUnsupported)
 	}
 	call := c.begin(id)
+	rec.Cached = false
 	err := t.Touch(ctx, id, rec)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,11 +187,18 @@ func (c *CacheStore) DeleteExpired(ctx context.Context, limit int) (int, error) 
 // List implements Lister, if the wrapped store is one.
 func (c *CacheStore) List(ctx context.Context) iter.Seq2[Entry, error] { return List(ctx, c.store) }
 
-// Count implements Lister, if the wrapped store is one.
-func (c *CacheStore) Count(ctx context.Context) (int, error) { return Count(ctx, c.store) }
+// Count implements Counter. Where the wrapped store is none, it counts what List yields.
+func (c *CacheStore) Count(ctx context.Context, at int, b byte) (int, error) {
+	return countRecords(ctx, c.store, at, b)
+}
 
-// Close closes the wrapped store, as the function Close does.
-func (c *CacheStore) Close() error { return Close(c.store) }
+// Close closes the wrapped store if it is an io.Closer.
+func (c *CacheStore) Close() error {
+	if closer, ok := c.store.(io.Closer); ok {
+		return closer.Close()
+	}
+	return nil
+}
 
 // A cacheCall is a call to the store that is under way.
 type cacheCall struct {
@@ -202,16 +206,18 @@ type cacheCall struct {
 	changes uint64
 }
 
-// lookup returns the record from the cache or, if ok is false, begins a call. With uncached, it does not look.
-func (c *CacheStore) lookup(id ID, uncached bool) (rec Record, call cacheCall, ok bool) {
+// lookup returns the record from the cache or, if ok is false, begins a call. If it is not allowed, it drops what is there.
+func (c *CacheStore) lookup(id ID, allowed bool) (rec Record, call cacheCall, ok bool) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if element := c.entries[id]; element != nil && !uncached {
+	if element := c.entries[id]; element != nil {
 		entry := element.Value.(*cacheEntry)
-		if now.Sub(entry.seen) < c.maxAge && entry.rec.Live(now) {
+		if allowed && now.Sub(entry.seen) < c.maxAge && entry.rec.Live(now) {
 			c.recent.MoveToFront(element)
-			return entry.rec, cacheCall{}, true
+			rec = entry.rec
+			rec.Cached = true
+			return rec, cacheCall{}, true
 		}
 		c.drop(id)
 	}
@@ -262,6 +268,7 @@ func (c *CacheStore) keep(entry cacheEntry) {
 	if there := c.peek(entry.id); there != nil && there.rec.Version > entry.rec.Version {
 		return
 	}
+	entry.rec.Cached = false // it is set if the wrapped store has a cache, too
 	if entry.size() > c.maxBytes || !entry.rec.Live(time.Now()) {
 		c.changed(entry.id)
 		c.drop(entry.id)

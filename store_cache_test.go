@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -6,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 	"example.com/session/internal/servertest"
 	"example.com/session/sessiontest"
 )
@@ -19,7 +21,7 @@ import (
 func TestCacheStore(t *testing.T) {
 	stores := map[string]func(t *testing.T) session.Store{
 		"memory": func(t *testing.T) session.Store { return session.NewMemoryStore() },
-		"plain":  func(t *testing.T) session.Store { return plainStore{session.NewMemoryStore()} },
+		"plain":  func(t *testing.T) session.Store { return double.Plain{Store: session.NewMemoryStore()} },
 		"redis": func(t *testing.T) session.Store {
 			return session.NewRedisStore(redisClient(t, servertest.Redis(t)), &session.RedisOptions{Prefix: uniquePrefix()})
 		},
@@ -114,7 +116,7 @@ func TestCacheMaxAgeCountsFromTheCall(t *testing.T) {
 			}
 			slow := newGate()
 			close(slow.admit)
-			cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: maxAge})
+			cache := session.NewCacheStore(double.New(memory, passGate), &session.CacheOptions{MaxAge: maxAge})
 			time.AfterFunc(delay, func() { close(slow.release) })
 			if err := op(slow.context(ctx), cache, id); err != nil {
 				t.Fatalf("%s: %v", name, err)
@@ -180,15 +182,15 @@ func TestCacheBounds(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			store := &countingStore{Store: session.NewMemoryStore()}
+			store := double.New(session.NewMemoryStore())
 			test.opts.MaxAge = time.Hour
 			cache := session.NewCacheStore(store, &test.opts)
 			hit := func(i int) bool {
-				before := store.loads.Load()
+				store.Calls()
 				if _, err := cache.Load(ctx, numberedID(i)); err != nil {
 					t.Fatal(err)
 				}
-				return store.loads.Load() == before
+				return store.Calls()[0] == 0
 			}
 			data := make([]byte, test.size)
 			for i := range test.kept + 2 {
@@ -248,15 +250,7 @@ func TestCacheRaces(t *testing.T) {
 		}
 	}
 	vanish := func(m *session.MemoryStore, id session.ID) error { return m.Delete(context.Background(), id) }
-	tests := []struct {
-		name string
-		// The store does the slow one, then another process comes, then the fast one, then the slow one's reply.
-		slow  cacheOp
-		fast  cacheOp
-		other func(*session.MemoryStore, session.ID) error
-		fails error // of the fast one
-		warm  bool  // the record is in the cache before
-	}{
+	tests := []cacheRace{
 		{"load, save", load, save(1, second), nil, nil, false},
 		{"load, touch", load, touch, nil, nil, false},
 		{"load, delete", load, remove, nil, nil, false},
@@ -273,44 +267,56 @@ func TestCacheRaces(t *testing.T) {
 		{"delete, create", remove, save(0, second), nil, nil, false},
 	}
 	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			ctx, id := t.Context(), session.ID{1}
-			memory := session.NewMemoryStore()
-			if err := memory.Save(ctx, id, session.Record{Data: first}); err != nil {
-				t.Fatal(err)
-			}
-			slow := newGate()
-			close(slow.admit)
-			cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: time.Hour})
-			if test.warm {
-				if _, err := cache.Load(ctx, id); err != nil {
-					t.Fatal(err)
-				}
-			}
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				if err := test.slow(slow.context(ctx), cache, id); err != nil {
-					t.Error(err)
-				}
-			})
-			<-slow.done
-			if test.other != nil {
-				if err := test.other(memory, id); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := test.fast(ctx, cache, id); !errors.Is(err, test.fails) {
-				t.Errorf("the fast call: %v, want %v", err, test.fails)
-			}
-			close(slow.release)
-			wg.Wait()
-			got, err := cache.Load(ctx, id)
-			expected, expectedErr := memory.Load(ctx, id)
-			if !errors.Is(err, expectedErr) || got.Version != expected.Version || string(got.Data) != string(expected.Data) ||
-				!got.Expires.Truncate(time.Millisecond).Equal(expected.Expires) {
-				t.Errorf("Load: %+v, %v; the store has %+v, %v", got, err, expected, expectedErr)
-			}
-		})
+		t.Run(test.name, test.run)
+	}
+}
+
+// In a cacheRace the store does the slow call, then another process comes, then the fast call, and then the slow one's
+// reply.
+type cacheRace struct {
+	name       string
+	slow, fast cacheOp
+	other      func(*session.MemoryStore, session.ID) error
+	fails      error // of the fast one
+	warm       bool  // the record is in the cache before
+}
+
+func (r cacheRace) run(t *testing.T) {
+	ctx, id := t.Context(), session.ID{1}
+	memory := session.NewMemoryStore()
+	if err := memory.Save(ctx, id, session.Record{Data: []byte("first")}); err != nil {
+		t.Fatal(err)
+	}
+	slow := newGate()
+	close(slow.admit)
+	cache := session.NewCacheStore(double.New(memory, passGate), &session.CacheOptions{MaxAge: time.Hour})
+	if r.warm {
+		if _, err := cache.Load(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.slow(slow.context(ctx), cache, id); err != nil {
+			t.Error(err)
+		}
+	})
+	<-slow.done
+	if r.other != nil {
+		if err := r.other(memory, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.fast(ctx, cache, id); !errors.Is(err, r.fails) {
+		t.Errorf("the fast call: %v, want %v", err, r.fails)
+	}
+	close(slow.release)
+	wg.Wait()
+	got, err := cache.Load(ctx, id)
+	expected, expectedErr := memory.Load(ctx, id)
+	if !errors.Is(err, expectedErr) || got.Version != expected.Version || string(got.Data) != string(expected.Data) ||
+		!got.Expires.Truncate(time.Millisecond).Equal(expected.Expires) {
+		t.Errorf("Load: %+v, %v; the store has %+v, %v", got, err, expected, expectedErr)
 	}
 }
 
@@ -318,7 +324,7 @@ func TestCacheRaces(t *testing.T) {
 func TestCacheNeverGoesBack(t *testing.T) {
 	ctx, id := t.Context(), session.ID{1}
 	memory := session.NewMemoryStore()
-	cache := session.NewCacheStore(&slowStore{memory}, &session.CacheOptions{MaxAge: time.Hour})
+	cache := session.NewCacheStore(double.New(memory, passGate), &session.CacheOptions{MaxAge: time.Hour})
 	save := func(version uint64) {
 		if err := memory.Save(ctx, id, session.Record{Version: version}); err != nil {
 			t.Fatal(err)
@@ -392,19 +398,19 @@ func TestCacheDropsAfterError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			memory := session.NewMemoryStore()
-			store := &countingStore{Store: memory}
+			store := double.New(memory)
 			cache := session.NewCacheStore(store, &session.CacheOptions{MaxAge: time.Hour})
 			if err := cache.Save(ctx, id, session.Record{}); err != nil {
 				t.Fatal(err)
 			}
-			store.lost.Store(true) // it is done, but the reply does not come
+			store.Hook(double.Lose(errLost)) // it is done, but the reply does not come
 			if err := write(cache); !errors.Is(err, errLost) {
 				t.Fatalf("%v, want errLost", err)
 			}
-			store.lost.Store(false)
+			store.Hook()
 			rec, err := cache.Load(ctx, id)
 			expected, expectedErr := memory.Load(ctx, id)
-			if rec.Version != expected.Version || !errors.Is(err, expectedErr) || store.loads.Load() != 1 {
+			if rec.Version != expected.Version || !errors.Is(err, expectedErr) || store.Calls()[0] != 1 {
 				t.Errorf("Load: %+v, %v; the store has %+v, %v", rec, err, expected, expectedErr)
 			}
 		})
@@ -450,10 +456,10 @@ func TestCacheLosesNoUpdate(t *testing.T) {
 	}
 }
 
-// What the wrapped store cannot do, the cache says that it cannot.
+// The cache refuses what the wrapped store cannot do.
 func TestCacheHidesNothing(t *testing.T) {
 	ctx, id := t.Context(), session.ID{1}
-	plain := &closingStore{Store: plainStore{session.NewMemoryStore()}}
+	plain := double.Plain{Store: session.NewMemoryStore()}
 	cache := session.NewCacheStore(plain, nil)
 	if err := cache.Save(ctx, id, session.Record{}); err != nil {
 		t.Fatal(err)
@@ -464,7 +470,7 @@ func TestCacheHidesNothing(t *testing.T) {
 	if _, err := session.DeleteExpired(ctx, cache); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("DeleteExpired: %v", err)
 	}
-	if _, err := session.Count(ctx, cache); !errors.Is(err, errors.ErrUnsupported) {
+	if _, err := session.CountRecords(ctx, cache); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("Count: %v", err)
 	}
 	for _, err := range session.List(ctx, cache) {
@@ -479,10 +485,10 @@ func TestCacheHidesNothing(t *testing.T) {
 	if rec, err := cache.Load(ctx, id); err != nil || rec.Version != 2 || string(rec.Data) != "data" {
 		t.Errorf("Load: %+v, %v", rec, err)
 	}
-	if err := session.Close(cache); !errors.Is(err, errLost) {
+	if err := session.NewCacheStore(double.New(plain, double.Fail(errLost, double.Close)), nil).Close(); !errors.Is(err, errLost) {
 		t.Errorf("Close does not return what the store's returns: %v", err)
 	}
-	if err := session.Close(session.NewCacheStore(plainStore{plain}, nil)); err != nil {
+	if err := cache.Close(); err != nil {
 		t.Errorf("Close of a store that is no Closer: %v", err)
 	}
 
@@ -492,7 +498,7 @@ func TestCacheHidesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, err := session.Count(ctx, cache); n != 5 || err != nil {
+	if n, err := session.CountRecords(ctx, cache); n != 5 || err != nil {
 		t.Errorf("Count: %d, %v", n, err)
 	}
 	if n, err := session.DeleteExpired(ctx, cache); n != 0 || err != nil {
@@ -537,6 +543,55 @@ func TestCacheInFrontOfMemcached(t *testing.T) {
 	}
 }
 
+// A record says whether it comes from a cache, to whoever loads it and to nobody else.
+func TestCacheSaysSo(t *testing.T) {
+	ctx, id := t.Context(), session.ID{1}
+	told := false
+	store := double.New(session.NewMemoryStore(), double.Before(func(_ context.Context, c *double.Call) error {
+		told = told || c.Record.Cached
+		return nil
+	}))
+	inner := session.NewCacheStore(store, &session.CacheOptions{MaxAge: time.Hour})
+	outer := session.NewCacheStore(inner, &session.CacheOptions{MaxAge: time.Hour})
+	another := session.NewCacheStore(inner, &session.CacheOptions{MaxAge: time.Hour})
+	var rec session.Record
+	load := func(what string, cache *session.CacheStore, ctx context.Context, want bool) {
+		t.Helper()
+		var err error
+		if rec, err = cache.Load(ctx, id); err != nil || rec.Cached != want {
+			t.Errorf("%s: %+v, %v, want Cached: %t", what, rec, err, want)
+		}
+	}
+	if !session.CacheAllowed(ctx) || session.CacheAllowed(context.WithoutCancel(session.WithoutCache(ctx))) {
+		t.Error("CacheAllowed does not say what WithoutCache has")
+	}
+	if err := outer.Save(ctx, id, session.Record{Cached: true}); err != nil {
+		t.Fatal(err)
+	}
+	load("after a save", outer, ctx, true)
+	load("without cache", outer, session.WithoutCache(ctx), false)
+	load("after that", outer, ctx, true)
+	if err := outer.Touch(ctx, id, rec); err != nil {
+		t.Fatal(err)
+	}
+	load("after a touch", outer, ctx, true)
+	load("from the cache behind an empty one", another, ctx, true)
+	load("without either", another, session.WithoutCache(ctx), false)
+	if err := outer.Save(ctx, id, rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := inner.Delete(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	load("deleted by another", outer, ctx, true)
+	if _, err := outer.Load(session.WithoutCache(ctx), id); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("deleted by another, without cache: %v", err)
+	}
+	if told {
+		t.Error("the store was told")
+	}
+}
+
 func TestCacheLoadDoesNotAllocate(t *testing.T) {
 	ctx, id := t.Context(), session.ID{1}
 	cache := session.NewCacheStore(session.NewMemoryStore(), &session.CacheOptions{MaxAge: time.Hour})
@@ -555,48 +610,7 @@ func numberedID(i int) (id session.ID) {
 
 type cacheOp func(context.Context, *session.CacheStore, session.ID) error
 
-// plainStore hides all but the methods of Store.
-type plainStore struct{ session.Store }
-
 var errLost = fmt.Errorf("test: the reply was lost")
-
-type closingStore struct{ session.Store }
-
-func (closingStore) Close() error { return errLost }
-
-// countingStore counts the calls to Load, and can lose replies.
-type countingStore struct {
-	session.Store
-	loads atomic.Int64
-	lost  atomic.Bool
-}
-
-func (s *countingStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	s.loads.Add(1)
-	return s.Store.Load(ctx, id)
-}
-
-func (s *countingStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	return s.reply(s.Store.Save(ctx, id, rec))
-}
-
-func (s *countingStore) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	return s.reply(session.Touch(ctx, s.Store, id, rec))
-}
-
-func (s *countingStore) Delete(ctx context.Context, id session.ID) error {
-	return s.reply(s.Store.Delete(ctx, id))
-}
-
-func (s *countingStore) reply(err error) error {
-	if s.lost.Load() {
-		return errLost
-	}
-	return err
-}
-
-// slowStore holds back the reply to calls whose context has a gate.
-type slowStore struct{ *session.MemoryStore }
 
 // A gate is where a call waits, before the store does what is asked, and again before the reply.
 type gate struct{ arrived, admit, done, release chan struct{} }
@@ -607,36 +621,17 @@ func newGate() *gate {
 
 func (g *gate) context(ctx context.Context) context.Context { return context.WithValue(ctx, gate{}, g) }
 
-// pass is called before the store does something, and what it returns afterwards.
-func (s *slowStore) pass(ctx context.Context) func() {
+// passGate holds up the calls whose context has a gate.
+func passGate(ctx context.Context, _ *double.Call, next func(context.Context) error) error {
 	g, ok := ctx.Value(gate{}).(*gate)
 	if !ok {
-		return func() {}
+		return next(ctx)
 	}
 	close(g.arrived)
 	<-g.admit
-	return func() {
+	defer func() {
 		close(g.done)
 		<-g.release
-	}
-}
-
-func (s *slowStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	defer s.pass(ctx)()
-	return s.MemoryStore.Load(ctx, id)
-}
-
-func (s *slowStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	defer s.pass(ctx)()
-	return s.MemoryStore.Save(ctx, id, rec)
-}
-
-func (s *slowStore) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	defer s.pass(ctx)()
-	return s.MemoryStore.Touch(ctx, id, rec)
-}
-
-func (s *slowStore) Delete(ctx context.Context, id session.ID) error {
-	defer s.pass(ctx)()
-	return s.MemoryStore.Delete(ctx, id)
+	}()
+	return next(ctx)
 }

@@ -24,7 +24,7 @@ import (
 // of processes and DirStores on one machine share. NewDirStore makes one.
 //
 // A file is written beside the old one, and then takes its name: it is there as a whole or not at all, and a
-// call that returned an error leaves the old one. What Save and Delete have returned outlives the end of the
+// call that returned an error leaves the old one. A Save or Delete that has returned outlives the end of the
 // process, however it ends, and a loss of power as well, unless DirOptions.NoSync is set. After a loss of power
 // a record may have the expiry that it had before its last Touch.
 //
@@ -38,8 +38,11 @@ import (
 // systems, several processes must not share a directory. Nothing else, such as a program that removes old files, may
 // remove or replace the lock files, or the directory, while it is in use.
 //
-// It implements Toucher, Sweeper, Lister and io.Closer. Removing expired records and counting open no file, but
-// go through the whole directory.
+// On a full disk, what takes the place of a record that is as large works all the same, the end of a session above all: 64 KiB
+// are kept in reserve for it, in .locks.
+//
+// It implements Toucher, Sweeper, Lister, Counter and StoreCloser. Removing expired records and counting all open no
+// file, but go through the whole directory.
 type DirStore struct {
 	root      *os.Root
 	dir       *os.File // the directory itself, to sync it
@@ -84,12 +87,12 @@ func NewDirStore(path string, opts *DirOptions) (*DirStore, error) {
 
 // openDir is the OpenFunc of "dir:". Nobody will look for a temporary directory after a loss of power, so
 // nothing waits for the disk then.
-func openDir(ctx context.Context, rawURL string) (Store, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func openDir(ctx context.Context, rawURL string) (StoreCloser, error) {
 	path, err := urlPath(rawURL)
 	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	temporary := path == ""
@@ -131,7 +134,11 @@ func (s *DirStore) Save(ctx context.Context, id ID, rec Record) error {
 		if current.Version != rec.Version {
 			return ErrConflict
 		}
-		return s.replace(id, rec)
+		err = s.replace(id, rec)
+		if noRoom(err) && current.Version != 0 && len(rec.Data) <= len(current.Data)+recordSlack {
+			err = s.replaceWithSpare(ctx, id, rec, err)
+		}
+		return err
 	}))
 }
 
@@ -173,6 +180,9 @@ func (s *DirStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
 		return 0, ctx.Err()
 	}
 	total := 0
+	if info, err := s.root.Lstat(spareFile); err != nil || info.Size() < spareSize {
+		s.keepSpare(ctx)
+	}
 	for whole := s.sweep == nil; total < limit; {
 		n, done, err := s.deleteSome(ctx, limit-total)
 		total += n
@@ -207,15 +217,24 @@ func (s *DirStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
-// Count implements Lister. It opens no file, so that it counts damaged ones as well until they expire.
-func (s *DirStore) Count(ctx context.Context) (int, error) {
+// Count implements Counter. To count all opens no file, so that it counts damaged ones as well until they expire; anything
+// else reads them.
+func (s *DirStore) Count(ctx context.Context, at int, b byte) (int, error) {
 	total := 0
 	err := s.each(ctx, func(id ID) (bool, error) {
-		_, err := s.stat(id)
-		if err == nil {
-			total++
-		} else if err != ErrNotFound {
+		var rec Record
+		var err error
+		if at < 0 {
+			_, err = s.stat(id)
+		} else {
+			rec, err = s.read(id, true)
+		}
+		switch {
+		case err == ErrNotFound:
+		case err != nil:
 			return false, err
+		case hasByte(rec.Data, at, b):
+			total++
 		}
 		return true, nil
 	})
@@ -257,7 +276,13 @@ func (s *DirStore) Close() error {
 	return nil
 }
 
-const locksDir = ".locks"
+const (
+	locksDir  = ".locks"
+	spareFile = locksDir + "/spare" // room that is kept in reserve
+	spareLock = locksDir + "/spare-lock"
+	spareNext = locksDir + "/spare-next"
+	spareSize = 64 << 10
+)
 
 func (s *DirStore) open(path string) (err error) {
 	if s.path, err = filepath.Abs(path); err != nil {
@@ -289,7 +314,71 @@ func (s *DirStore) open(path string) (err error) {
 	if info, err = s.root.Lstat(locksDir); err == nil && !info.IsDir() {
 		err = fmt.Errorf("%q in it is no directory", locksDir)
 	}
+	if err == nil {
+		s.keepSpare(context.Background())
+	}
 	return err
+}
+
+// keepSpare makes the reserve what it has to be, if there is room.
+func (s *DirStore) keepSpare(ctx context.Context) {
+	lock, err := s.lock(ctx, spareLock)
+	if err != nil {
+		return // the disk is full, or read-only
+	}
+	defer lock.Unlock()
+	s.fillSpare()
+}
+
+func (s *DirStore) fillSpare() {
+	f, err := s.root.OpenFile(spareFile, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() < spareSize {
+		f.WriteAt(make([]byte, spareSize-info.Size()), info.Size()) // less is better than nothing
+	}
+}
+
+// replaceWithSpare is replace on a full disk: it writes into the reserve, which then takes the place of the file, and the
+// file that of the reserve. So no room is free for others in between. It returns full if the reserve is too small.
+func (s *DirStore) replaceWithSpare(ctx context.Context, id ID, rec Record, full error) error {
+	lock, err := s.lock(ctx, spareLock)
+	if err != nil {
+		return full
+	}
+	defer lock.Unlock()
+	f, err := s.root.OpenFile(spareFile, os.O_WRONLY, 0)
+	if err != nil {
+		return full
+	}
+	defer f.Close()
+	const block = 4096
+	b := encodeDirRecord(id, rec.Version+1, rec.Data)
+	if info, err := f.Stat(); err != nil || (info.Size()+block-1)/block < (int64(len(b))+block-1)/block {
+		return full
+	}
+	if _, err = f.WriteAt(b, 0); err == nil {
+		err = f.Truncate(int64(len(b)))
+	}
+	if err == nil {
+		err = s.root.Chtimes(spareFile, time.Time{}, modTime(rec.Expires))
+	}
+	if err == nil && s.sync {
+		err = f.Sync()
+	}
+	if err != nil {
+		return err
+	}
+	s.root.Remove(spareNext)
+	s.root.Link(fileName(id), spareNext) // without it the reserve has to be made anew
+	if err := s.rename(spareFile, fileName(id)); err != nil {
+		return err
+	}
+	s.root.Rename(spareNext, spareFile)
+	s.fillSpare()
+	return s.syncDir()
 }
 
 // locked runs fn while no other writer, in this process or another, works on id.
@@ -362,12 +451,25 @@ func (s *DirStore) stat(id ID) (fs.FileInfo, error) {
 // read returns the live record under id, with or without its data, or ErrNotFound.
 func (s *DirStore) read(id ID, data bool) (Record, error) {
 	const tries = 100 // each fails only if a writer came between two system calls
+	unreadable := 0
 	for range tries {
 		seen, err := s.stat(id)
 		if err != nil {
 			return Record{}, err
 		}
-		rec, err := s.readFile(id, seen, data)
+		rec, info, err := s.readFile(id, seen, data)
+		// A file that is replaced may become the reserve, be written to, and take its own place again: what was read
+		// counts if it was there all the time, and is damaged if it stays so.
+		if now, statErr := s.root.Lstat(fileName(id)); err == nil || err == ErrNotFound {
+			unchanged := statErr == nil && os.SameFile(info, now) && info.Size() == now.Size() && info.ModTime().Equal(now.ModTime())
+			if err == ErrNotFound {
+				unreadable++
+				unchanged = unchanged && unreadable == 3
+			}
+			if !unchanged {
+				continue
+			}
+		}
 		if err != errReplaced {
 			return rec, err
 		}
@@ -378,41 +480,41 @@ func (s *DirStore) read(id ID, data bool) (Record, error) {
 // errReplaced means that a file is not the one any more that was seen in the directory.
 var errReplaced = errors.New("a file was replaced while it was read")
 
-func (s *DirStore) readFile(id ID, seen fs.FileInfo, data bool) (Record, error) {
+// readFile returns the record, and what the file was when it was opened.
+func (s *DirStore) readFile(id ID, seen fs.FileInfo, data bool) (rec Record, info fs.FileInfo, err error) {
 	f, err := s.root.Open(fileName(id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Record{}, errReplaced
+		return rec, nil, errReplaced
 	}
 	if err != nil {
-		return Record{}, err
+		return rec, nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Record{}, err
+	if info, err = f.Stat(); err != nil {
+		return rec, nil, err
 	}
 	if !os.SameFile(seen, info) { // perhaps what a link points to
-		return Record{}, errReplaced
+		return rec, nil, errReplaced
 	}
 	head := make([]byte, dirHeaderSize)
 	if _, err := io.ReadFull(f, head); err != nil {
-		return Record{}, absentIfShort(err)
+		return Record{}, info, absentIfShort(err)
 	}
 	version, sum, ok := decodeDirHeader(id, head, info.Size())
 	if !ok {
-		return Record{}, ErrNotFound
+		return Record{}, info, ErrNotFound
 	}
-	rec := Record{Version: version, Expires: expiryTime(fileExpiry(info))}
+	rec = Record{Version: version, Expires: expiryTime(fileExpiry(info))}
 	if data {
 		rec.Data = make([]byte, info.Size()-int64(dirHeaderSize))
 		if _, err := io.ReadFull(f, rec.Data); err != nil {
-			return Record{}, absentIfShort(err)
+			return Record{}, info, absentIfShort(err)
 		}
 		if recordSum(id, rec.Data) != sum {
-			return Record{}, ErrNotFound
+			return Record{}, info, ErrNotFound
 		}
 	}
-	return rec, nil
+	return rec, info, nil
 }
 
 // replace writes rec as its next version, under the lock.
@@ -455,10 +557,10 @@ func (s *DirStore) rename(temp, name string) error {
 }
 
 func (s *DirStore) syncDir() error {
-	if !s.sync || runtime.GOOS == "windows" { // which cannot sync a directory, and needs not
+	if !s.sync {
 		return nil
 	}
-	return s.dir.Sync()
+	return syncNames(s.dir)
 }
 
 // readChunk is how many names of a directory are in memory at a time.

@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -6,17 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/gofrs/flock"
 
 	"example.com/session"
+	"example.com/session/internal/storetest"
 )
 
 func newDirStore(t *testing.T, path string) *session.DirStore {
@@ -53,7 +58,7 @@ func TestDirStoreLayout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close(store)
+	defer store.Close()
 	if info, err := os.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o700 {
 		t.Errorf("the directory has mode %v, %v", info.Mode(), err)
 	}
@@ -135,7 +140,7 @@ func TestDirStoreTemporary(t *testing.T) {
 	if info, err := entries[0].Info(); err != nil || info.Mode() != fs.ModeDir|0o700 {
 		t.Errorf("the directory has mode %v, %v", info.Mode(), err)
 	}
-	if err := session.Close(store); err != nil {
+	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
@@ -178,7 +183,7 @@ func TestDirStoreRefusesDirectory(t *testing.T) {
 	}
 }
 
-// What is under a record's name and is no regular file counts as absent. Nothing follows a link.
+// Anything but a regular file under a record's name counts as absent. Nothing follows a link.
 func TestDirStoreLinks(t *testing.T) {
 	base := t.TempDir()
 	dir := filepath.Join(base, "sessions")
@@ -239,57 +244,64 @@ func TestDirStoreLinks(t *testing.T) {
 		}
 		before := snapshot()
 		for name, plant := range plants {
-			path := sessionFile(dir, id)
-			if err := plant(path); err != nil {
-				t.Fatal(name, err)
-			}
-			if got, err := store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
-				t.Errorf("%s: Load = %+v, %v", name, got, err)
-			}
-			if err := store.Touch(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrNotFound) {
-				t.Errorf("%s: Touch: %v", name, err)
-			}
-			if err := store.Save(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrConflict) {
-				t.Errorf("%s: Save of version 1: %v", name, err)
-			}
-			if n, err := store.Count(ctx); n != 1 || err != nil {
-				t.Errorf("%s: Count = %d, %v", name, n, err)
-			}
-			for e, err := range store.List(ctx) {
-				if err != nil || e.ID != other {
-					t.Errorf("%s: List has %v, %v", name, e, err)
-				}
-			}
-			if n, err := store.DeleteExpired(ctx, 10); n != 0 || err != nil {
-				t.Errorf("%s: DeleteExpired = %d, %v", name, n, err)
-			}
-			if err := store.Save(ctx, id, rec); err != nil {
-				t.Errorf("%s: Save in its place: %v", name, err)
-			}
-			if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
-				t.Errorf("%s: it was not replaced: %v, %v", name, info, err)
-			}
-			if got, err := store.Load(ctx, id); err != nil || got.Version != 1 {
-				t.Errorf("%s: Load afterwards = %+v, %v", name, got, err)
-			}
-			for _, planted := range []bool{false, true} {
-				if err := store.Delete(ctx, id); err != nil {
-					t.Errorf("%s: Delete: %v", name, err)
-				}
-				if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("%s: after Delete: %v", name, err)
-				}
-				if !planted {
-					if err := plant(path); err != nil {
-						t.Fatal(name, err)
-					}
-				}
-			}
+			t.Run(name, func(t *testing.T) { checkPlanted(t, store, dir, id, other, plant) })
 			if after := snapshot(); after != before {
 				t.Errorf("%s: the target was changed from\n%sto\n%s", name, before, after)
 			}
 			if got, err := store.Load(ctx, other); err != nil || got.Version != 1 {
 				t.Errorf("%s: the other record = %+v, %v", name, got, err)
+			}
+		}
+	}
+}
+
+// checkPlanted checks that what plant puts at a record's place counts as nothing, and that Save and Delete clear it away.
+// The other record is the only one that is there.
+func checkPlanted(t *testing.T, store *session.DirStore, dir string, id, other session.ID, plant func(path string) error) {
+	t.Helper()
+	ctx, path := t.Context(), sessionFile(dir, id)
+	if err := plant(path); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := store.Load(ctx, id); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Load = %+v, %v", got, err)
+	}
+	if err := store.Touch(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Touch: %v", err)
+	}
+	if err := store.Save(ctx, id, session.Record{Version: 1}); !errors.Is(err, session.ErrConflict) {
+		t.Errorf("Save of version 1: %v", err)
+	}
+	if n, err := store.Count(ctx, -1, 0); n != 1 || err != nil {
+		t.Errorf("Count = %d, %v", n, err)
+	}
+	for e, err := range store.List(ctx) {
+		if err != nil || e.ID != other {
+			t.Errorf("List has %v, %v", e, err)
+		}
+	}
+	if n, err := store.DeleteExpired(ctx, 10); n != 0 || err != nil {
+		t.Errorf("DeleteExpired = %d, %v", n, err)
+	}
+	if err := store.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour)}); err != nil {
+		t.Errorf("Save in its place: %v", err)
+	}
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		t.Errorf("it was not replaced: %v, %v", info, err)
+	}
+	if got, err := store.Load(ctx, id); err != nil || got.Version != 1 {
+		t.Errorf("Load afterwards = %+v, %v", got, err)
+	}
+	for _, planted := range []bool{false, true} {
+		if err := store.Delete(ctx, id); err != nil {
+			t.Errorf("Delete: %v", err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after Delete: %v", err)
+		}
+		if !planted {
+			if err := plant(path); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
@@ -357,7 +369,7 @@ func TestDirStoreDamagedFiles(t *testing.T) {
 	if err := os.WriteFile(upper, others, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := store.Count(ctx); n != 2 || err != nil {
+	if n, err := store.Count(ctx, -1, 0); n != 2 || err != nil {
 		t.Errorf("Count = %d, %v with a second name in upper case", n, err)
 	}
 }
@@ -388,7 +400,7 @@ func TestDirStoreSweepInBatches(t *testing.T) {
 	save(30, 31, time.Hour)
 	sweep(1, 1)
 	sweep(1, 0)
-	if n, err := store.Count(t.Context()); n != 10 || err != nil {
+	if n, err := store.Count(t.Context(), -1, 0); n != 10 || err != nil {
 		t.Errorf("Count = %d, %v", n, err)
 	}
 }
@@ -444,7 +456,7 @@ func TestDirStoreSweepsStaleTemporaryFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, err := store.Count(t.Context()); n != 0 || err != nil {
+	if n, err := store.Count(t.Context(), -1, 0); n != 0 || err != nil {
 		t.Errorf("Count = %d, %v", n, err)
 	}
 	if n, err := store.DeleteExpired(t.Context(), 10); n != 0 || err != nil {
@@ -498,7 +510,7 @@ func TestDirStoreSeveralInOneProcess(t *testing.T) {
 		for range writers {
 			wg.Go(func() {
 				for range rounds {
-					if err := increment(t.Context(), store, storeID(1)); err != nil {
+					if err := storetest.Increment(t.Context(), store, storeID(1)); err != nil {
 						t.Error(err)
 					}
 				}
@@ -559,5 +571,64 @@ func TestDirStoreLocksItsOwnDirectory(t *testing.T) {
 	}
 	if rec, err := linked.Load(t.Context(), session.ID{1}); err != nil || rec.Version != 1 {
 		t.Errorf("Load: %+v, %v", rec, err)
+	}
+}
+
+// Two processes that change the same few records on a full disk: of each version there is one, whoever looks, and each
+// save that succeeds is one version.
+func TestDirStoreFullDiskTwoProcesses(t *testing.T) {
+	disk := storetest.SmallDisk(t, "1m")
+	path := filepath.Join(disk, "sessions")
+	stores := []session.Store{newDirStore(t, path), newDirStore(t, path)} // whose locks keep each other out
+	const records, writers, saves = 3, 4, 60
+	size := func(tag string) []byte { return append([]byte(tag), bytes.Repeat([]byte{' '}, 3_000-len(tag))...) }
+	for id := range records {
+		if err := stores[0].Save(t.Context(), storeID(id), session.Record{Data: size("first")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storetest.FillDisk(t, disk)
+	var mu sync.Mutex
+	seen := make(map[string]string) // what a version of a record holds
+	see := func(id int, version uint64, data []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		key := fmt.Sprint(id, " ", version)
+		if before, ok := seen[key]; ok && before != string(data) {
+			t.Errorf("version %d of record %d is %.20q and %.20q", version, id, before, data)
+		}
+		seen[key] = string(data)
+	}
+	var won [records]atomic.Uint64
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			store := stores[w%2]
+			for n := 0; n < saves; {
+				id := rand.N(records)
+				rec, err := store.Load(t.Context(), storeID(id))
+				if err != nil {
+					t.Errorf("Load: %v", err)
+					return
+				}
+				see(id, rec.Version, rec.Data)
+				rec.Data = size(fmt.Sprintf("%d by %d", n, w))
+				switch err := store.Save(t.Context(), storeID(id), rec); {
+				case err == nil:
+					see(id, rec.Version+1, rec.Data)
+					won[id].Add(1)
+					n++
+				case !errors.Is(err, session.ErrConflict):
+					t.Errorf("Save: %v", err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	for id := range records {
+		if rec, err := stores[1].Load(t.Context(), storeID(id)); err != nil || rec.Version != won[id].Load()+1 {
+			t.Errorf("record %d has version %d, %v, after %d saves", id, rec.Version, err, won[id].Load())
+		}
 	}
 }

@@ -6,15 +6,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -27,15 +28,20 @@ import (
 // Save, Touch and Delete return when the change is on the disk. Calls that arrive while another is being
 // written are written together, so that many of them cost little more than one.
 //
-// What has returned outlives the end of the process, however it ends, and a loss of power as well, unless
-// FileOptions.NoSync is set; what has not returned is there as a whole or not at all. A record whose bytes were
+// A change that has returned outlives the end of the process, however it ends, and a loss of power as well, unless
+// FileOptions.NoSync is set; one that has not returned is there as a whole or not at all. A record whose bytes were
 // damaged counts as absent.
 //
-// It implements Toucher, Sweeper, Lister and io.Closer. Removing expired records costs what is expired, however
+// On a full disk, what takes the place of a record that is as large works all the same, the end of a session above all: 32
+// pages and a hundredth of the file are kept in reserve for it. That needs a file system that writes in place, and an
+// operating system that lets the file grow by pages: not Btrfs or ZFS, and not Windows.
+//
+// It implements Toucher, Sweeper, Lister, Counter and StoreCloser. Removing expired records costs what is expired, however
 // many are there. The file does not shrink; room that records leave is used again.
 type FileStore struct {
 	db        *bbolt.DB
 	file      *os.File // of db
+	pageSize  int64
 	path      string
 	temporary bool        // Close removes it
 	broken    atomic.Bool // whether db is locked for good
@@ -45,6 +51,9 @@ type FileStore struct {
 	writer bool           // whether a goroutine works on the queue
 	writes sync.WaitGroup // that goroutine
 	closed bool
+
+	readers  sync.RWMutex // held by whoever reads; who has it alone can use again all pages that are free
+	reserved int64        // up to where the disk has room for the file; of the writer
 
 	written atomic.Int64 // how many changes were asked for and written, or found to be needless
 }
@@ -75,16 +84,17 @@ func NewFileStore(path string, opts *FileOptions) (*FileStore, error) {
 		s.Close()
 		return nil, err
 	}
+	s.reserve(nil, true)
 	return s, nil
 }
 
 // openFile is the OpenFunc of "file:".
-func openFile(ctx context.Context, rawURL string) (Store, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func openFile(ctx context.Context, rawURL string) (StoreCloser, error) {
 	path, err := urlPath(rawURL)
 	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if path == "" {
@@ -99,7 +109,7 @@ func openFile(ctx context.Context, rawURL string) (Store, error) {
 
 // openTemporary is the OpenFunc of the empty URL. Nobody will look for the file after a loss of power, so
 // nothing waits for the disk.
-func openTemporary(ctx context.Context, _ string) (Store, error) {
+func openTemporary(ctx context.Context, _ string) (StoreCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -125,7 +135,7 @@ func (s *FileStore) Load(ctx context.Context, id ID) (Record, error) {
 	}
 	var rec Record
 	err := s.view(func(tx *bbolt.Tx) error {
-		found, expires, ok := decodeFileRecord(id, tx.Bucket(bucketRecords).Get(id[:]))
+		found, expires, ok := decodeFileRecord(id, fileValue(tx.Bucket(bucketRecords), id))
 		if !ok || hasExpired(expires) {
 			return ErrNotFound
 		}
@@ -141,17 +151,18 @@ func (s *FileStore) Save(ctx context.Context, id ID, rec Record) error {
 	if len(rec.Data) > bbolt.MaxValueSize-fileHeaderSize {
 		return fmt.Errorf("%w: %d bytes of data in a file store", ErrTooLarge, len(rec.Data))
 	}
-	return s.submit(ctx, &fileOp{apply: func(b *fileBuckets) error { return b.save(id, rec) }})
+	pages := changePages + len(rec.Data)/filePart
+	return s.submit(ctx, &fileOp{pages: pages, apply: func(b *fileBuckets) error { return b.save(id, rec) }})
 }
 
 // Touch implements Toucher.
 func (s *FileStore) Touch(ctx context.Context, id ID, rec Record) error {
-	return s.submit(ctx, &fileOp{apply: func(b *fileBuckets) error { return b.touch(id, rec) }})
+	return s.submit(ctx, &fileOp{pages: changePages, apply: func(b *fileBuckets) error { return b.touch(id, rec) }})
 }
 
 // Delete implements Store.
 func (s *FileStore) Delete(ctx context.Context, id ID) error {
-	return s.submit(ctx, &fileOp{apply: func(b *fileBuckets) error { return b.remove(id) }})
+	return s.submit(ctx, &fileOp{pages: changePages, apply: func(b *fileBuckets) error { return b.remove(id) }})
 }
 
 // DeleteExpired implements Sweeper. It removes a few records at a time. While others write it pauses in between,
@@ -165,7 +176,10 @@ func (s *FileStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
 		var removed, seen int
 		want := min(step, limit-total)
 		start := time.Now()
-		err := s.submit(ctx, &fileOp{apply: func(b *fileBuckets) (err error) {
+		err := s.submit(ctx, &fileOp{pages: want * changePages, apply: func(b *fileBuckets) (err error) {
+			if b.full { // one at a time needs the least room
+				want = 1
+			}
 			removed, seen, err = b.sweep(now, want)
 			return err
 		}})
@@ -198,7 +212,11 @@ func (s *FileStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		var last []byte
 		for {
-			entries, next, err := s.chunk(ctx, last, true)
+			var entries []Entry
+			next, err := s.chunk(ctx, last, func(id ID, rec Record) {
+				rec.Data = bytes.Clone(rec.Data)
+				entries = append(entries, Entry{ID: id, Record: rec})
+			})
 			if err != nil {
 				yield(Entry{}, err)
 				return
@@ -220,16 +238,19 @@ func (s *FileStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
-// Count implements Lister. It reads the whole file.
-func (s *FileStore) Count(ctx context.Context) (int, error) {
+// Count implements Counter. It reads the whole file.
+func (s *FileStore) Count(ctx context.Context, at int, b byte) (int, error) {
 	total := 0
 	var last []byte
 	for {
-		entries, next, err := s.chunk(ctx, last, false)
+		next, err := s.chunk(ctx, last, func(_ ID, rec Record) {
+			if hasByte(rec.Data, at, b) {
+				total++
+			}
+		})
 		if err != nil {
 			return 0, err
 		}
-		total += len(entries)
 		if next == nil {
 			return total, nil
 		}
@@ -263,15 +284,16 @@ func (s *FileStore) Close() error {
 	return nil
 }
 
-// chunk returns the live entries among the next few records behind the key last, with or without their data,
-// and the key to go on from, nil at the end.
-func (s *FileStore) chunk(ctx context.Context, last []byte, data bool) (entries []Entry, next []byte, err error) {
+// chunk calls fn with the live ones among the next few records behind the key last, whose data are only valid until it
+// returns. It returns the key to go on from, nil at the end.
+func (s *FileStore) chunk(ctx context.Context, last []byte, fn func(ID, Record)) (next []byte, err error) {
 	const atOnce = 256
 	if err := ctx.Err(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	err = s.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketRecords).Cursor()
+		records := tx.Bucket(bucketRecords)
+		c := records.Cursor()
 		k, v := c.Seek(last)
 		if last != nil && bytes.Equal(k, last) {
 			k, v = c.Next()
@@ -284,25 +306,22 @@ func (s *FileStore) chunk(ctx context.Context, last []byte, data bool) (entries 
 			next = append(next[:0], k...)
 			if len(k) == len(ID{}) {
 				id := ID(k)
-				rec, expires, ok := decodeFileRecord(id, v)
+				rec, expires, ok := decodeFileRecord(id, joinParts(records, id, v))
 				if ok && !hasExpired(expires) {
-					if data {
-						rec.Data = bytes.Clone(rec.Data)
-					} else {
-						rec.Data = nil
-					}
-					entries = append(entries, Entry{ID: id, Record: rec})
+					fn(id, rec)
 				}
 			}
 			k, v = c.Next()
 		}
 		return nil
 	})
-	return entries, next, err
+	return next, err
 }
 
 // view runs fn in a transaction that reads, which neither waits for writers nor makes them wait for long.
 func (s *FileStore) view(fn func(*bbolt.Tx) error) error {
+	s.readers.RLock()
+	defer s.readers.RUnlock()
 	err := s.transaction(false, fn)
 	if err != nil && err != ErrNotFound {
 		return s.wrap(err)
@@ -343,6 +362,7 @@ func (s *FileStore) begin(writable bool) (*bbolt.Tx, error) {
 // A fileOp is one change that waits to be written.
 type fileOp struct {
 	apply func(*fileBuckets) error
+	pages int          // that it may need before it frees those that it replaces
 	state atomic.Int32 // 0, and then once opTaken or opAbandoned
 	err   error        // valid when done is closed
 	done  chan struct{}
@@ -398,15 +418,37 @@ func (s *FileStore) write() {
 // errUnchanged ends a transaction that has nothing to write.
 var errUnchanged = errors.New("session: nothing to write")
 
-// commit applies the batch in one transaction. If that fails, nothing was changed and every call learns why:
+// commit applies the batch. If that fails, nothing was changed and every call learns why:
 // a conflict with a change that was never made would be misleading.
 func (s *FileStore) commit(batch []*fileOp) {
+	taken := slices.DeleteFunc(slices.Clone(batch), func(op *fileOp) bool { return !op.state.CompareAndSwap(0, opTaken) })
+	if len(taken) > 0 && (!s.reserve(taken, false) || noRoom(s.apply(taken, false))) {
+		for _, op := range taken { // one may have come that grows, for which the others need not fail
+			s.applyAlone(op)
+		}
+	}
+	s.written.Add(int64(len(batch)))
+	for _, op := range batch {
+		close(op.done)
+	}
+}
+
+// applyAlone applies a change where room is short: nobody reads, so that all free pages can be used again.
+func (s *FileStore) applyAlone(op *fileOp) {
+	s.readers.Lock()
+	defer s.readers.Unlock()
+	ops := []*fileOp{op}
+	s.apply(ops, !s.reserve(ops, true))
+}
+
+// apply applies the changes in one transaction. If the file is full, no record may become larger.
+func (s *FileStore) apply(ops []*fileOp, full bool) error {
+	if runtime.GOOS != "windows" { // where bbolt makes the file as large as what it maps of it
+		s.db.MaxSize = int(s.reserved)
+	}
 	err := s.transaction(true, func(tx *bbolt.Tx) error {
-		b := &fileBuckets{records: tx.Bucket(bucketRecords), expiries: tx.Bucket(bucketExpiries)}
-		for _, op := range batch {
-			if !op.state.CompareAndSwap(0, opTaken) {
-				continue
-			}
+		b := &fileBuckets{records: tx.Bucket(bucketRecords), expiries: tx.Bucket(bucketExpiries), full: full}
+		for _, op := range ops {
 			op.err = op.apply(b)
 			if op.err != nil && op.err != ErrConflict && op.err != ErrNotFound {
 				return op.err
@@ -417,15 +459,57 @@ func (s *FileStore) commit(batch []*fileOp) {
 		}
 		return nil
 	})
-	for _, op := range batch {
+	if errors.Is(err, bbolterrors.ErrMaxSizeReached) {
+		err = errFileFull
+	}
+	for _, op := range ops {
 		if err != nil && err != errUnchanged {
 			op.err = s.wrap(err)
 		}
 	}
-	s.written.Add(int64(len(batch)))
-	for _, op := range batch {
-		close(op.done)
+	return err
+}
+
+// errFileFull refuses what needs more room than there is beside the reserve.
+var errFileFull = fmt.Errorf("what is left is kept for the end of sessions: %w", syscall.ENOSPC)
+
+// A change writes pages before it frees those that it replaces. One that makes no record larger needs less than
+// reservePages, and leaves no fewer free than it found, since no record has more than a part of a page to itself. bbolt
+// also writes a list of the free pages, in one piece: listShare of the file is more than it can need several times.
+const (
+	changePages  = 8
+	reservePages = 32
+	listShare    = 128
+)
+
+// reserve reports whether there is room for the changes beside the reserve, and has the disk make some behind what the file
+// has in use. Nobody else writes there. If alone is set, nobody reads.
+func (s *FileStore) reserve(ops []*fileOp, alone bool) bool {
+	pages := 0
+	for _, op := range ops {
+		pages += op.pages
 	}
+	var used int64
+	if err := s.transaction(false, func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
+		return true // and apply says what is wrong
+	}
+	stats := s.db.Stats()
+	free := stats.FreePageN
+	if alone {
+		free += stats.PendingPageN
+	}
+	keep := reservePages + int(used/s.pageSize/listShare)
+	s.reserved = max(s.reserved, used)
+	behind := int((s.reserved - used) / s.pageSize)
+	if behind >= keep && free+behind >= keep+pages {
+		return true
+	}
+	more := max(keep-behind, keep+pages-free-behind)
+	more = max(more, min(int(used/s.pageSize/16), 256)) // not with every change
+	n, _ := s.file.WriteAt(make([]byte, int64(more)*s.pageSize), s.reserved)
+	s.reserved += int64(n) / s.pageSize * s.pageSize
+	behind = int((s.reserved - used) / s.pageSize)
+	return free+behind >= keep+pages
 }
 
 func (s *FileStore) wrap(err error) error {
@@ -443,16 +527,20 @@ type fileBuckets struct {
 	records  *bbolt.Bucket // ID: as encodeFileRecord has it
 	expiries *bbolt.Bucket // expiryKey: nothing
 	changed  bool
+	full     bool // no record may become larger
 }
 
 func (b *fileBuckets) save(id ID, rec Record) error {
-	old, expires, ok := decodeFileRecord(id, b.records.Get(id[:]))
+	old, expires, ok := decodeFileRecord(id, fileValue(b.records, id))
 	var current uint64
 	if ok && !hasExpired(expires) {
 		current = old.Version
 	}
 	if current != rec.Version {
 		return ErrConflict
+	}
+	if b.full && (current == 0 || len(rec.Data) > len(old.Data)+recordSlack) {
+		return errFileFull
 	}
 	rec.Version++
 	if !ok {
@@ -462,7 +550,7 @@ func (b *fileBuckets) save(id ID, rec Record) error {
 }
 
 func (b *fileBuckets) touch(id ID, rec Record) error {
-	old, expires, ok := decodeFileRecord(id, b.records.Get(id[:]))
+	old, expires, ok := decodeFileRecord(id, fileValue(b.records, id))
 	switch {
 	case !ok || hasExpired(expires):
 		return ErrNotFound
@@ -473,35 +561,67 @@ func (b *fileBuckets) touch(id ID, rec Record) error {
 	return b.put(id, old, expires)
 }
 
-// put stores rec in place of a record that expires at oldExpires.
+// put stores rec in place of a record that expires at oldExpires. If the file is full, the entry of that in the index
+// stays where it is, and sweep puts it right: another place could need another page.
 func (b *fileBuckets) put(id ID, rec Record, oldExpires int64) error {
 	b.changed = true
 	expires := expiryMillis(rec.Expires)
-	if oldExpires != never && oldExpires != expires {
-		if err := b.expiries.Delete(expiryKey(id, oldExpires)); err != nil {
+	if oldExpires == never || !b.full {
+		if err := b.reindex(id, oldExpires, expires); err != nil {
 			return err
 		}
 	}
-	if expires != never {
-		if err := b.expiries.Put(expiryKey(id, expires), nil); err != nil {
+	value, i := encodeFileRecord(id, rec.Version, expires, rec.Data), uint32(0)
+	if len(value) > filePart {
+		b.records.FillPercent = 1 // the parts come in order
+	}
+	for part := range slices.Chunk(value, filePart) {
+		if err := b.records.Put(partKey(id, i), part); err != nil {
+			return err
+		}
+		i++
+	}
+	return b.removeParts(id, i)
+}
+
+// reindex moves a record's entry in the index.
+func (b *fileBuckets) reindex(id ID, from, to int64) error {
+	if from != never && from != to {
+		if err := b.expiries.Delete(expiryKey(id, from)); err != nil {
 			return err
 		}
 	}
-	return b.records.Put(id[:], encodeFileRecord(id, rec.Version, expires, rec.Data))
+	if to == never {
+		return nil
+	}
+	return b.expiries.Put(expiryKey(id, to), nil)
+}
+
+// removeParts removes a record's parts from that one on.
+func (b *fileBuckets) removeParts(id ID, from uint32) error {
+	for i := from; ; i++ {
+		key := partKey(id, i)
+		if b.records.Get(key) == nil {
+			return nil
+		}
+		if err := b.records.Delete(key); err != nil {
+			return err
+		}
+	}
 }
 
 func (b *fileBuckets) remove(id ID) error {
-	value := b.records.Get(id[:])
+	value := fileValue(b.records, id)
 	if value == nil {
 		return nil
 	}
 	b.changed = true
-	if _, expires, ok := decodeFileRecord(id, value); ok && expires != never {
-		if err := b.expiries.Delete(expiryKey(id, expires)); err != nil {
+	if _, expires, ok := decodeFileRecord(id, value); ok {
+		if err := b.reindex(id, expires, never); err != nil {
 			return err
 		}
 	}
-	return b.records.Delete(id[:])
+	return b.removeParts(id, 0)
 }
 
 // sweep goes through the first entries of the index that have expired, limit at most, and returns how many
@@ -520,16 +640,19 @@ func (b *fileBuckets) sweep(now int64, limit int) (removed, seen int, err error)
 		if err := b.expiries.Delete(k); err != nil {
 			return 0, 0, err
 		}
-		id, expires, ok := splitExpiryKey(k)
-		value := b.records.Get(id[:])
+		id, _, ok := splitExpiryKey(k)
+		value := fileValue(b.records, id)
 		if !ok || value == nil {
 			continue
 		}
-		// The index entry of a damaged record outlives it. What counts is what the record itself says.
-		if _, current, readable := decodeFileRecord(id, value); readable && current != expires {
+		// The entry may be that of a damaged record before, or have stayed behind. The record itself decides.
+		if _, current, readable := decodeFileRecord(id, value); readable && current > now {
+			if err := b.reindex(id, never, current); err != nil {
+				return 0, 0, err
+			}
 			continue
 		}
-		if err := b.records.Delete(id[:]); err != nil {
+		if err := b.removeParts(id, 0); err != nil {
 			return 0, 0, err
 		}
 		removed++
@@ -543,7 +666,6 @@ func (s *FileStore) open(opts *FileOptions) error {
 		Timeout:      1, // one attempt at the lock
 		FreelistType: bbolt.FreelistMapType,
 		NoSync:       opts.NoSync,
-		NoStatistics: true,
 	}
 	if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
 		createBolt(s.path, options)
@@ -553,7 +675,10 @@ func (s *FileStore) open(opts *FileOptions) error {
 		return s.file, err
 	}
 	err := guardMap(func() (err error) {
-		s.db, err = bbolt.Open(s.path, 0o600, options)
+		if s.db, err = bbolt.Open(s.path, 0o600, options); err == nil {
+			s.pageSize = int64(s.db.Info().PageSize)
+			s.db.AllocSize = 0 // the file grows as reserve has it
+		}
 		return err
 	})
 	switch {
@@ -629,6 +754,9 @@ func (s *FileStore) prepare() error {
 const (
 	fileFormat     = "1"
 	fileHeaderSize = 4 + 8 + 8 // checksum, version, expiry
+	// filePart is how many bytes of a record are under one key. bbolt keeps at least two keys on a page, and up to four
+	// whatever their size, for which a longer one would take several pages in a row, and these are not always to be had.
+	filePart = 960
 )
 
 var (
@@ -658,10 +786,32 @@ func decodeFileRecord(id ID, b []byte) (rec Record, expires int64, ok bool) {
 	return rec, expires, true
 }
 
-// recordSum is a checksum of a stored record's bytes, bound to its ID.
-func recordSum(id ID, b []byte) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli)
-	return crc32.Update(crc32.Checksum(id[:], table), table, b)
+// partKey returns the key of a part of a record, of the first one its ID.
+func partKey(id ID, i uint32) []byte {
+	if i == 0 {
+		return id[:]
+	}
+	return binary.BigEndian.AppendUint32(id[:len(id):len(id)], i)
+}
+
+// fileValue returns a record's parts in one, nil if there is none.
+func fileValue(records *bbolt.Bucket, id ID) []byte {
+	return joinParts(records, id, records.Get(id[:]))
+}
+
+// joinParts is fileValue for whoever has the first part.
+func joinParts(records *bbolt.Bucket, id ID, value []byte) []byte {
+	if len(value) != filePart {
+		return value
+	}
+	value = bytes.Clone(value)
+	for i := uint32(1); ; i++ {
+		part := records.Get(partKey(id, i))
+		value = append(value, part...)
+		if len(part) < filePart {
+			return value
+		}
+	}
 }
 
 // expiryKey sorts by time: the sign bit is flipped, so that times before 1970 come first.
@@ -691,13 +841,10 @@ func guardMap(fn func() error) (err error) {
 
 // syncParent makes the name of a file that was created outlive a loss of power.
 func syncParent(path string) error {
-	if runtime.GOOS == "windows" { // which cannot sync a directory, and needs not
-		return nil
-	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return dir.Sync()
+	return syncNames(dir)
 }

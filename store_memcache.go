@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,14 +26,29 @@ import (
 // about to expire, or if a Touch came between.
 //
 // Memcached forgets: at a restart, and when its memory (-m) is full, where it drops what was unused for longest.
-// What it drops is a session lost. With several servers, each record is on one of them, found by its key as
+// Each record that it drops is a session lost. With several servers, each record is on one of them, found by its key as
 // memcache.ServerList does; a change in their number moves most records out of sight.
 //
 // Something else under a record's key reads as absent, and the next Save replaces it.
+//
+// The URL for Open:
+//
+//	memcached://[host][:port][,host[:port]…][?prefix=…&timeout=…&pool_max_conns=…]
+//	memcached:///path/to/socket
+//
+// Host and port default to 127.0.0.1 and 11211. The parameter prefix is that of MemcacheOptions; timeout, such as
+// 200ms, is the Timeout of memcache.Client, by default one second; pool_max_conns is how many connections to each server
+// there are at most, by default 20, and calls wait for one. Host names are resolved whenever a connection is
+// made. Open needs one of the servers to answer; while another does not, calls for the records that are on it fail.
+//
+// Memcached has no replicas and tells nobody that it was replaced. Behind a name or a proxy that leads elsewhere from some
+// moment on, connections that were made before still find the old server. A store that Open returned uses each for ten
+// seconds, and drops all when a server or a proxy refuses a command (SERVER_ERROR). With a client of the application, give
+// it a DialContext whose connections end after a while.
 type MemcacheStore struct {
 	client *memcache.Client
 	prefix string
-	dialed *memcacheDialer // what makes the connections if the client is ours to close, or nil
+	opened *memcacheServers // nil if the client is not ours to close
 	closed atomic.Bool
 }
 
@@ -63,7 +79,7 @@ func (s *MemcacheStore) Load(ctx context.Context, id ID) (Record, error) {
 	rec, unique, err := s.look(ctx, id)
 	switch {
 	case err != nil:
-		return Record{}, memcacheError(ctx, "load", err)
+		return Record{}, s.failed(ctx, "load", id, err)
 	case rec.Version == 0:
 		return Record{}, ErrNotFound
 	}
@@ -86,7 +102,7 @@ func (s *MemcacheStore) Save(ctx context.Context, id ID, rec Record) error {
 	case ErrNotFound, ErrConflict:
 		return ErrConflict
 	}
-	return memcacheError(ctx, "save", err)
+	return s.failed(ctx, "save", id, err)
 }
 
 // Touch implements Toucher.
@@ -95,22 +111,23 @@ func (s *MemcacheStore) Touch(ctx context.Context, id ID, rec Record) error {
 	case nil, ErrNotFound, ErrConflict:
 		return err
 	default:
-		return memcacheError(ctx, "touch", err)
+		return s.failed(ctx, "touch", id, err)
 	}
 }
 
 // Delete implements Store.
 func (s *MemcacheStore) Delete(ctx context.Context, id ID) error {
-	_, err := s.call(ctx, func() (*memcache.Item, error) { return nil, s.client.Delete(s.key(id)) })
+	key := s.key(id)
+	_, err := s.call(ctx, key, func() (*memcache.Item, error) { return nil, s.client.Delete(key) })
 	if err != nil && err != memcache.ErrCacheMiss {
-		return memcacheError(ctx, "delete", err)
+		return s.failed(ctx, "delete", id, err)
 	}
 	return nil
 }
 
 // Close closes what Open opened. It does nothing to a store that NewMemcacheStore returned.
 func (s *MemcacheStore) Close() error {
-	if s.dialed == nil {
+	if s.opened == nil {
 		return nil
 	}
 	s.closed.Store(true)
@@ -189,7 +206,8 @@ func (s *MemcacheStore) replace(ctx context.Context, id ID, rec Record, version 
 // look returns the live record under id, with the version 0 if there is none, and the unique value of whatever
 // is there, 0 if it is nothing.
 func (s *MemcacheStore) look(ctx context.Context, id ID) (rec Record, unique uint64, err error) {
-	item, err := s.call(ctx, func() (*memcache.Item, error) { return s.client.Get(s.key(id)) })
+	key := s.key(id)
+	item, err := s.call(ctx, key, func() (*memcache.Item, error) { return s.client.Get(key) })
 	switch {
 	case err == memcache.ErrCacheMiss:
 		return Record{}, 0, nil
@@ -239,23 +257,32 @@ func memcacheExpiration(expires, now int64) int32 {
 func (s *MemcacheStore) key(id ID) string { return prefixed(s.prefix, id) }
 
 func (s *MemcacheStore) write(ctx context.Context, f func(*memcache.Item) error, item *memcache.Item) error {
-	_, err := s.call(ctx, func() (*memcache.Item, error) { return nil, f(item) })
+	_, err := s.call(ctx, item.Key, func() (*memcache.Item, error) { return nil, f(item) })
 	return err
 }
 
-// call calls f, again where a connection broke, and returns when ctx is done, if f would not. The client does
+// call calls f for a key, again where a connection broke, and returns when ctx is done, if f would not. The client does
 // not notice that a server has closed idle connections, after a restart for example: as many may be of no use as
 // it holds. To repeat a write that had taken effect makes it a conflict.
-func (s *MemcacheStore) call(ctx context.Context, f func() (*memcache.Item, error)) (*memcache.Item, error) {
+func (s *MemcacheStore) call(ctx context.Context, key string, f func() (*memcache.Item, error)) (*memcache.Item, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	timeout := cmp.Or(s.client.Timeout, memcache.DefaultTimeout)
 	again := func() (*memcache.Item, error) {
-		item, err := f()
-		if brokenConn(err) {
-			for left := s.connections(); left >= 0 && brokenConn(err) && ctx.Err() == nil; left-- {
-				item, err = f()
-			}
+		if s.opened == nil {
+			return s.untilRoom(ctx, timeout, f)
+		}
+		release, err := s.opened.acquire(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		began := time.Now()
+		item, err := s.untilRoom(ctx, timeout, f)
+		if memcacheRefused(err) {
+			s.opened.dialer.drop(began)
+			item, err = s.untilRoom(ctx, timeout, f)
 		}
 		if s.closed.Load() {
 			s.client.Close() // it takes connections back after Close
@@ -263,44 +290,52 @@ func (s *MemcacheStore) call(ctx context.Context, f func() (*memcache.Item, erro
 		return item, err
 	}
 	// Connecting, sending, and two reads are timed each by itself.
-	longest := 4 * cmp.Or(s.client.Timeout, memcache.DefaultTimeout)
+	longest := 4 * timeout
 	if deadline, ok := ctx.Deadline(); (ok && time.Until(deadline) > longest) || ctx.Done() == nil {
 		return again()
 	}
 	return untilDone(ctx, again)
 }
 
-// connections returns how many connections the client can hold that are of no use any more.
-func (s *MemcacheStore) connections() int {
-	if s.dialed != nil {
-		return int(s.dialed.open.Load())
+// untilRoom calls f until the server has room for one more connection, for a while. It tells so, or ends the connection
+// before it has told.
+func (s *MemcacheStore) untilRoom(ctx context.Context, patience time.Duration, f func() (*memcache.Item, error)) (*memcache.Item, error) {
+	useless := func() int { return max(s.client.MaxIdleConns, memcache.DefaultMaxIdleConns) } // as many connections, at most
+	began := time.Now()
+	for try := time.Duration(1); ; try++ {
+		item, err := callAgain(ctx, useless, f)
+		wait := patience
+		switch {
+		case err != nil && strings.Contains(err.Error(), "Too many open connections"):
+		case brokenConn(err): // or it was the reply that got lost, for whatever reason
+			wait = min(patience, time.Second)
+		default:
+			return item, err
+		}
+		if s.closed.Load() || time.Since(began) > wait {
+			return item, err
+		}
+		if !sleep(ctx, rand.N(min(try, 20)*2*time.Millisecond)) { // at random, so that those who wait do not come together again
+			return nil, err
+		}
 	}
-	return max(s.client.MaxIdleConns, memcache.DefaultMaxIdleConns)
 }
 
-// A memcacheDialer counts the connections that it made and that are not closed.
-type memcacheDialer struct {
-	net.Dialer
-	open atomic.Int64
+// memcacheRefused reports whether a server, or a proxy in front of it, says that it cannot do its work: perhaps it is one
+// that was replaced.
+func memcacheRefused(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "SERVER_ERROR") &&
+		!strings.Contains(err.Error(), "object too large") && !strings.Contains(err.Error(), "out of memory")
 }
 
-func (d *memcacheDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
+// failed says what was done for a record when err came, and at which server.
+func (s *MemcacheStore) failed(ctx context.Context, op string, id ID, err error) error {
+	if s.opened != nil && ctx.Err() == nil {
+		if addr := s.opened.pick(s.key(id)).address; !strings.Contains(err.Error(), addr) {
+			err = fmt.Errorf("%s: %w", addr, err)
+		}
 	}
-	d.open.Add(1)
-	return &memcacheConn{Conn: conn, closed: sync.OnceFunc(func() { d.open.Add(-1) })}, nil
-}
-
-type memcacheConn struct {
-	net.Conn
-	closed func()
-}
-
-func (c *memcacheConn) Close() error {
-	c.closed()
-	return c.Conn.Close()
+	return memcacheError(ctx, op, err)
 }
 
 func memcacheError(ctx context.Context, op string, err error) error {
@@ -311,20 +346,13 @@ func memcacheError(ctx context.Context, op string, err error) error {
 }
 
 // openMemcache is the OpenFunc of "memcached:".
-//
-//	memcached://[host][:port][,host[:port]…][?prefix=…&timeout=…]
-//	memcached:///path/to/socket
-//
-// Host and port default to 127.0.0.1 and 11211. The parameter prefix is that of MemcacheOptions; timeout, such as
-// 200ms, is the Timeout of memcache.Client, by default one second. Host names are resolved whenever a connection is
-// made. All servers have to answer.
-func openMemcache(ctx context.Context, rawURL string) (Store, error) {
+func openMemcache(ctx context.Context, rawURL string) (StoreCloser, error) {
 	servers, params, err := parseMemcacheURL(rawURL)
 	if err != nil {
 		return nil, err
 	}
 	client := memcache.NewFromSelector(servers)
-	client.MaxIdleConns = 100
+	client.MaxIdleConns = servers.conns
 	// The client's own default is too short for a busy machine, and more would cost each call a goroutine: four times as
 	// much has to be less than Options.StoreTimeout.
 	client.Timeout = time.Second
@@ -333,23 +361,35 @@ func openMemcache(ctx context.Context, rawURL string) (Store, error) {
 			return nil, fmt.Errorf("session: the timeout in the memcached: URL is a duration such as 200ms, not %q", text)
 		}
 	}
+	client.DialContext = servers.dialer.DialContext
 	s := NewMemcacheStore(client, &MemcacheOptions{Prefix: params.Get("prefix")})
-	s.dialed = new(memcacheDialer)
-	client.DialContext = s.dialed.dial
-	// Looking for a record checks the prefix as well.
-	_, err = s.call(ctx, func() (*memcache.Item, error) { return nil, client.Ping() })
-	if err == nil {
-		_, _, err = s.look(ctx, ID{})
-	}
-	if err != nil {
+	s.opened = servers
+	if err := s.ping(ctx); err != nil {
 		client.Close()
-		return nil, memcacheError(ctx, "open", err)
+		return nil, err
 	}
 	return s, nil
 }
 
+// ping returns nil if one of the servers answers, and does what a MemcacheStore needs.
+func (s *MemcacheStore) ping(ctx context.Context) error {
+	var errs []error
+	for i := range s.opened.list {
+		alone := &memcacheServers{list: s.opened.list[i : i+1], dialer: s.opened.dialer}
+		one := &MemcacheStore{client: memcache.NewFromSelector(alone), prefix: s.prefix, opened: alone}
+		one.client.Timeout, one.client.DialContext = s.client.Timeout, s.client.DialContext
+		_, _, err := one.look(ctx, ID{}) // this checks the prefix as well
+		one.client.Close()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, one.failed(ctx, "open", ID{}, err))
+	}
+	return errors.Join(errs...)
+}
+
 // parseMemcacheURL does not use package url for the servers, because it knows one host only.
-func parseMemcacheURL(rawURL string) (memcacheServers, url.Values, error) {
+func parseMemcacheURL(rawURL string) (*memcacheServers, url.Values, error) {
 	_, rest, _ := strings.Cut(rawURL, ":")
 	rest, query, _ := strings.Cut(rest, "?")
 	rest, ok := strings.CutPrefix(rest, "//")
@@ -360,44 +400,81 @@ func parseMemcacheURL(rawURL string) (memcacheServers, url.Values, error) {
 			"memcached://host:port,host:port?parameters, without user and password")
 	}
 	for name := range params {
-		if name != "prefix" && name != "timeout" {
-			return nil, nil, errors.New("session: a memcached: URL has the parameters prefix and timeout, no others")
+		if name != "prefix" && name != "timeout" && name != "pool_max_conns" {
+			return nil, nil, errors.New("session: a memcached: URL has the parameters prefix, timeout and pool_max_conns, no others")
+		}
+	}
+	servers := &memcacheServers{conns: memcacheConns, dialer: &connDialer{age: memcacheConnAge}}
+	if text := params.Get("pool_max_conns"); text != "" {
+		if servers.conns, err = strconv.Atoi(text); err != nil || servers.conns < 1 {
+			return nil, nil, errors.New("session: pool_max_conns in the memcached: URL is a number from 1 on")
 		}
 	}
 	if path != "" {
-		return memcacheServers{{"unix", "/" + path}}, params, nil
+		servers.add("unix", "/"+path)
+		return servers, params, nil
 	}
-	var servers memcacheServers
 	for host := range strings.SplitSeq(hosts, ",") {
 		addr, err := withPort(host, "11211")
 		if err != nil {
 			return nil, nil, fmt.Errorf("session: the memcached: URL: %w", err)
 		}
-		servers = append(servers, memcacheServer{"tcp", addr})
+		servers.add("tcp", addr)
 	}
 	return servers, params, nil
 }
 
-// memcacheServers is a memcache.ServerSelector that finds the same server for a key as memcache.ServerList, but
-// leaves it to each dial to resolve a name.
-type memcacheServers []memcacheServer
+const (
+	// memcacheConns is few enough for some dozens of processes to share a server as it comes (-c 1024).
+	memcacheConns = 20
+	// memcacheConnAge is for how long a connection is used: so long may a server be in use that was replaced.
+	memcacheConnAge = 10 * time.Second
+)
 
-type memcacheServer struct{ network, address string }
+// memcacheServers are those of a URL. It is a memcache.ServerSelector that finds the same server for a key as
+// memcache.ServerList, but leaves it to each dial to resolve a name.
+type memcacheServers struct {
+	list   []memcacheServer
+	conns  int // to each, at most
+	dialer *connDialer
+}
+
+type memcacheServer struct {
+	network, address string
+	room             chan struct{} // has one for each call that is under way
+}
 
 func (m memcacheServer) Network() string { return m.network }
 func (m memcacheServer) String() string  { return m.address }
 
-// PickServer implements memcache.ServerSelector.
-func (m memcacheServers) PickServer(key string) (net.Addr, error) {
-	if len(m) == 1 {
-		return m[0], nil
-	}
-	return m[crc32.ChecksumIEEE([]byte(key))%uint32(len(m))], nil
+func (m *memcacheServers) add(network, address string) {
+	m.list = append(m.list, memcacheServer{network, address, make(chan struct{}, m.conns)})
 }
 
+func (m *memcacheServers) pick(key string) memcacheServer {
+	if len(m.list) == 1 {
+		return m.list[0]
+	}
+	return m.list[crc32.ChecksumIEEE([]byte(key))%uint32(len(m.list))]
+}
+
+// acquire waits until a call for a key may have a connection, which the client has or makes. release ends that.
+func (m *memcacheServers) acquire(ctx context.Context, key string) (release func(), err error) {
+	room := m.pick(key).room
+	select {
+	case room <- struct{}{}:
+		return func() { <-room }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// PickServer implements memcache.ServerSelector.
+func (m *memcacheServers) PickServer(key string) (net.Addr, error) { return m.pick(key), nil }
+
 // Each implements memcache.ServerSelector.
-func (m memcacheServers) Each(f func(net.Addr) error) error {
-	for _, server := range m {
+func (m *memcacheServers) Each(f func(net.Addr) error) error {
+	for _, server := range m.list {
 		if err := f(server); err != nil {
 			return err
 		}
@@ -405,7 +482,7 @@ func (m memcacheServers) Each(f func(net.Addr) error) error {
 	return nil
 }
 
-// What a Record carries from Load to Save and Touch is the server's unique value, in the lower bits, and until
+// A Record carries from Load to Save and Touch the server's unique value, in the lower bits, and until
 // when a swap by it needs no look, in the upper: a swap after the record's expiry would succeed, for a server
 // removes a record somewhat later. A unique value that is too large for its bits is left out.
 const (

@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -10,16 +12,21 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
+
 	"example.com/session"
 	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
 	"example.com/session/sessiontest"
-	"github.com/bradfitz/gomemcache/memcache"
 )
 
 func TestMemcacheStore(t *testing.T) {
@@ -149,7 +156,7 @@ func TestMemcacheExpiry(t *testing.T) {
 	}
 }
 
-// What the server is told: never less than what is left, rounded up, and one more.
+// The server is told never less than what is left, rounded up, and one more.
 func TestMemcacheExpiration(t *testing.T) {
 	const (
 		now    = 1_800_000_000_000
@@ -404,18 +411,24 @@ func TestMemcacheClose(t *testing.T) {
 	}
 	defer listener.Close()
 	asked, answer, closed := make(chan struct{}), make(chan struct{}), make(chan error)
-	go func() {
+	accept := func() (net.Conn, *bufio.Scanner) {
 		conn, err := listener.Accept()
 		if err != nil {
-			closed <- err
-			return
+			t.Error(err)
+			conn, _ = net.Pipe()
+			conn.Close()
 		}
+		return conn, bufio.NewScanner(conn)
+	}
+	go func() {
+		conn, lines := accept() // Open's
+		lines.Scan()
+		fmt.Fprint(conn, "END\r\n")
+		for lines.Scan() {
+		}
+		conn.Close()
+		conn, lines = accept()
 		defer conn.Close()
-		lines := bufio.NewScanner(conn)
-		for _, reply := range []string{"VERSION 1", "END"} {
-			lines.Scan()
-			fmt.Fprintf(conn, "%s\r\n", reply)
-		}
 		lines.Scan()
 		asked <- struct{}{}
 		<-answer
@@ -433,7 +446,7 @@ func TestMemcacheClose(t *testing.T) {
 	if _, err := store.Load(ctx, session.ID{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Load: %v, want context.Canceled", err)
 	}
-	if err := session.Close(store); err != nil {
+	if err := store.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
 	close(answer)
@@ -501,7 +514,7 @@ func TestMemcacheURL(t *testing.T) {
 		t.Errorf("records a server: %v", shards)
 	}
 	for range 2 {
-		if err := session.Close(store); err != nil {
+		if err := store.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
 	}
@@ -516,7 +529,7 @@ func TestMemcacheURL(t *testing.T) {
 		if store, err := session.Open(ctx, url); err != nil {
 			t.Errorf("%s: %v", url, err)
 		} else {
-			session.Close(store)
+			store.Close()
 		}
 	}
 	for _, url := range []string{
@@ -534,11 +547,13 @@ func TestMemcacheURL(t *testing.T) {
 		"memcached://" + a + "#secret",
 		"memcached://" + a + ",[::1",
 		"memcached://a:b:c",
-		"memcached://" + a + ",127.0.0.1:1", // nobody there
+		"memcached://" + a + "?pool_max_conns=0",
+		"memcached://" + a + "?pool_max_conns=many",
+		"memcached://127.0.0.1:1,localhost:1", // nobody there
 		"memcached:///nonexistent/socket",
 	} {
 		if store, err := session.Open(ctx, url); err == nil {
-			session.Close(store)
+			store.Close()
 			t.Errorf("%s: no error", url)
 		} else {
 			checkURLError(t, err, "")
@@ -586,4 +601,253 @@ func memcacheTTL(t *testing.T, addr, key string) int {
 		t.Fatal(err)
 	}
 	return seconds
+}
+
+// One server of several is enough to start with. What is on those that do not answer fails, and says where.
+func TestMemcacheDeadServer(t *testing.T) {
+	a, b := servertest.Memcached(t).Addrs[0], servertest.Start(t, servertest.KindMemcached).Addrs[0]
+	for _, test := range []struct{ hosts, dead string }{
+		{a + ",127.0.0.1:1", "127.0.0.1:1"}, {"127.0.0.1:1," + a, "127.0.0.1:1"}, {"127.0.0.1:1," + a + ",127.0.0.1:2," + b, "127.0.0.1:"},
+		{a + ",nowhere.invalid", "nowhere.invalid"},
+	} {
+		store := openStore(t, "memcached://"+test.hosts+"?timeout=1m&prefix="+uniquePrefix())
+		var works, fails int
+		for range 100 {
+			id := storetest.RandomID()
+			switch err := store.Save(t.Context(), id, session.Record{Expires: time.Now().Add(time.Hour)}); err {
+			case nil:
+				works++
+				if _, err := store.Load(t.Context(), id); err != nil {
+					t.Errorf("%s: Load: %v", test.hosts, err)
+				}
+			default:
+				fails++
+				checkFault(t, test.hosts, err, test.dead)
+			}
+		}
+		if works == 0 || fails == 0 {
+			t.Errorf("%s: %d saves work and %d fail", test.hosts, works, fails)
+		}
+	}
+	_, err := session.Open(t.Context(), "memcached://127.0.0.1:1,127.0.0.1:2")
+	wantError(t, err, "", "127.0.0.1:1", "127.0.0.1:2", "refused")
+}
+
+// The application's client stays open: its connection is used again.
+func TestMemcacheLeavesClientOpen(t *testing.T) {
+	client := memcacheClient(t, servertest.Memcached(t).Addrs...)
+	var dials atomic.Int64
+	client.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	store := session.NewMemcacheStore(client, nil)
+	for range 2 {
+		if _, err := store.Load(t.Context(), storetest.RandomID()); !errors.Is(err, session.ErrNotFound) {
+			t.Fatal(err)
+		}
+		if err := store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.Get("nothing"); err != memcache.ErrCacheMiss || dials.Load() != 1 {
+		t.Errorf("after Close: %v, %d connections", err, dials.Load())
+	}
+}
+
+// A server that was replaced keeps its connections, and new ones lead to the new one: what the old one refuses is done at the
+// new one at once, and if it does not refuse, it is not in use for long.
+func TestMemcacheReplaced(t *testing.T) {
+	ctx := t.Context()
+	a, b := servertest.Memcached(t).Addrs[0], servertest.Start(t, servertest.KindMemcached).Addrs[0]
+	for _, text := range []string{"SERVER_ERROR no backend", "SERVER_ERROR Connection refused", "SERVER_ERROR shutting down"} {
+		proxy := newSwitch(t, a)
+		store := openStore(t, "memcached://"+proxy.addr+"?timeout=1m&prefix="+uniquePrefix())
+		hold(t, store)
+		proxy.lead(b, text)
+		hold(t, store)
+		client := memcache.New(proxy.addr)
+		client.Timeout = time.Minute
+		defer client.Close()
+		theirs := session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: uniquePrefix()})
+		hold(t, theirs)
+		proxy.lead(a, text)
+		_, err := theirs.Load(ctx, storetest.RandomID())
+		checkFault(t, "Load with the application's client", err, text)
+	}
+
+	prefix := uniquePrefix()
+	proxy := newSwitch(t, a)
+	store := openStore(t, "memcached://"+proxy.addr+"?timeout=1m&prefix="+prefix)
+	store.(*session.MemcacheStore).SetConnAge(50 * time.Millisecond)
+	hold(t, store)
+	proxy.lead(b, "")
+	id := storetest.RandomID()
+	there := session.NewMemcacheStore(memcacheClient(t, b), &session.MemcacheOptions{Prefix: prefix})
+	if err := there.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		_, err := store.Load(ctx, id)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, session.ErrNotFound) || ctx.Err() != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A server that has no connections left for a moment holds up calls, and fails none.
+func TestMemcacheNoRoom(t *testing.T) {
+	for _, rest := range []string{"?timeout=1m", "?timeout=1m&pool_max_conns=3"} {
+		server := servertest.Start(t, servertest.KindMemcached, "-c", "50")
+		var others []net.Conn
+		occupy := func() bool { // reports whether there was room
+			conn, err := net.Dial("tcp", server.Addrs[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			others = append(others, conn)
+			fmt.Fprint(conn, "version\r\n")
+			line, err := bufio.NewReader(conn).ReadString('\n')
+			return err == nil && strings.HasPrefix(line, "VERSION")
+		}
+		proxy := newSwitch(t, server.Addrs[0])
+		store := openStore(t, "memcached://"+proxy.addr+rest)
+		for occupy() {
+		}
+		begun := proxy.all.Load()
+		done := make(chan bool)
+		go func() {
+			hold(t, store)
+			close(done)
+		}()
+		for refused := false; !refused; { // some have been sent away
+			select {
+			case <-done:
+				t.Error("there was room all the time")
+				refused = true
+			default:
+				refused = proxy.all.Load() > begun+5
+				runtime.Gosched()
+			}
+		}
+		for _, conn := range others {
+			conn.Close()
+		}
+		<-done
+	}
+}
+
+// A store has no more connections than it may.
+func TestMemcachePool(t *testing.T) {
+	for parameter, most := range map[string]int64{"?timeout=1m": 20, "?timeout=1m&pool_max_conns=1": 1, "?timeout=1m&pool_max_conns=3": 3} {
+		proxy := newSwitch(t, servertest.Memcached(t).Addrs[0])
+		hold(t, openStore(t, "memcached://"+proxy.addr+parameter))
+		if n := proxy.most.Load(); n > most+1 || n < most/2 { // and the one that Open had
+			t.Errorf("with %q there were %d connections at a time", parameter, n)
+		}
+	}
+}
+
+// hold has a store do many things at a time.
+func hold(t *testing.T, store session.Store) {
+	t.Helper()
+	var calls sync.WaitGroup
+	for range 60 {
+		calls.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			id := storetest.RandomID()
+			err := store.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour), Data: []byte("data")})
+			if err == nil {
+				_, err = store.Load(ctx, id)
+			}
+			if err == nil {
+				err = store.Delete(ctx, id)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	calls.Wait()
+}
+
+// A tcpSwitch leads connections to a server, and from some moment on new ones to another. Those that are there stay where
+// they are, or get the same answer to everything.
+type tcpSwitch struct {
+	addr       string
+	mu         sync.Mutex
+	age        int
+	to, answer string
+	all        atomic.Int64 // connections that came
+	now, most  atomic.Int64 // those at a time
+}
+
+func (s *tcpSwitch) lead(to, answer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.age++
+	s.to, s.answer = to, answer
+}
+
+func (s *tcpSwitch) state() (age int, to, answer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.age, s.to, s.answer
+}
+
+func newSwitch(t *testing.T, to string) *tcpSwitch {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	s := &tcpSwitch{addr: listener.Addr().String(), to: to}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go s.serve(conn)
+		}
+	}()
+	return s
+}
+
+func (s *tcpSwitch) serve(client net.Conn) {
+	defer client.Close()
+	s.all.Add(1)
+	now := s.now.Add(1)
+	defer s.now.Add(-1)
+	for most := s.most.Load(); now > most && !s.most.CompareAndSwap(most, now); most = s.most.Load() {
+	}
+	age, to, _ := s.state()
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		io.Copy(client, server)
+		client.Close()
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buf)
+		if err != nil {
+			return
+		}
+		target, data := server, buf[:n]
+		if present, _, answer := s.state(); present != age && answer != "" {
+			target, data = client, []byte(answer+"\r\n")
+		}
+		if _, err := target.Write(data); err != nil {
+			return
+		}
+	}
 }

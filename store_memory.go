@@ -5,7 +5,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"iter"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +14,7 @@ import (
 // A MemoryStore keeps records in the memory of this process; they end with it. The zero value is an empty
 // store, ready to use. It must not be copied.
 //
-// It implements Toucher, Sweeper and Lister. Removing expired records costs what is expired, however many are
+// It implements Toucher, Sweeper, Lister and Counter. Removing expired records costs what is expired, however many are
 // there. Beyond its data a session takes less than 200 bytes. Nobody but DeleteExpired frees that: without a
 // sweep, expired records are unreadable but take up room.
 type MemoryStore struct {
@@ -26,12 +25,12 @@ type MemoryStore struct {
 func NewMemoryStore() *MemoryStore { return new(MemoryStore) }
 
 // openMemory is the OpenFunc of "memory:".
-func openMemory(ctx context.Context, rawURL string) (Store, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
+func openMemory(ctx context.Context, rawURL string) (StoreCloser, error) {
 	if _, rest, _ := strings.Cut(rawURL, ":"); rest != "" {
 		return nil, errors.New("session: nothing follows the colon of a memory: URL")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	return NewMemoryStore(), nil
 }
@@ -157,21 +156,21 @@ func (s *MemoryStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
-// Count implements Lister. It costs what is expired and not yet removed.
-func (s *MemoryStore) Count(ctx context.Context) (int, error) {
+// Count implements Counter. To count all costs what is expired and not yet removed, anything else a look at each record.
+func (s *MemoryStore) Count(ctx context.Context, at int, b byte) (int, error) {
 	now := time.Now().UnixMilli()
 	total := 0
 	for i := range s.shards {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		shard := &s.shards[i]
-		shard.mu.RLock()
-		total += shard.records.len - shard.expiry.countExpired(0, now)
-		shard.mu.RUnlock()
+		total += s.shards[i].count(now, at, b)
 	}
 	return total, nil
 }
+
+// Close does nothing. It makes a MemoryStore a StoreCloser, as all that Open returns; the records stay.
+func (s *MemoryStore) Close() error { return nil }
 
 func (s *MemoryStore) shard(id ID) *memoryShard { return &s.shards[id[0]] }
 
@@ -204,6 +203,20 @@ func (m *memoryShard) deleteExpired(now int64, limit int) int {
 	n := 0
 	for ; n < limit && len(m.expiry) > 0 && m.expiry[0].expires <= now; n++ {
 		m.remove(m.expiry[0].record)
+	}
+	return n
+}
+
+func (m *memoryShard) count(now int64, at int, b byte) (n int) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if at < 0 {
+		return m.records.len - m.expiry.countExpired(0, now)
+	}
+	for _, slot := range m.records.slots {
+		if r := slot.record; r != nil && now < r.expires && hasByte(r.data, at, b) {
+			n++
+		}
 	}
 	return n
 }
@@ -384,28 +397,4 @@ func (h expiryHeap) countExpired(i int, now int64) int {
 		n += h.countExpired(child, now)
 	}
 	return n
-}
-
-// never is the time in milliseconds of what does not expire.
-const never int64 = math.MaxInt64
-
-// expiryMillis returns a Record's Expires as milliseconds since 1970.
-func expiryMillis(t time.Time) int64 {
-	if t.IsZero() {
-		return never
-	}
-	return t.UnixMilli()
-}
-
-// expiryTime is the inverse of expiryMillis.
-func expiryTime(millis int64) time.Time {
-	if millis == never {
-		return time.Time{}
-	}
-	return time.UnixMilli(millis)
-}
-
-// hasExpired reports whether a record with that expiry counts as absent at this instant.
-func hasExpired(millis int64) bool {
-	return millis != never && millis <= time.Now().UnixMilli()
 }

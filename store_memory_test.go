@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -43,7 +45,7 @@ func TestMemoryStoreZeroValue(t *testing.T) {
 	if err := store.Save(t.Context(), id, session.Record{Data: []byte("x")}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := store.Count(t.Context()); n != 1 || err != nil {
+	if n, err := store.Count(t.Context(), -1, 0); n != 1 || err != nil {
 		t.Fatalf("Count = %d, %v", n, err)
 	}
 }
@@ -65,7 +67,7 @@ func TestMemoryStoreLoadDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// What a store holds is compared with a plain map through a long random history, in which the number of records
+// The content of a store is compared with a plain map through a long random history, in which the number of records
 // rises and falls several times. The IDs share few first bytes, so that each part of the store gets large.
 func TestMemoryStoreAgainstModel(t *testing.T) {
 	for seed := range uint64(3) {
@@ -174,7 +176,7 @@ func checkContent(t *testing.T, store *session.MemoryStore, model map[session.ID
 	t.Helper()
 	want := maps.Clone(model)
 	maps.DeleteFunc(want, func(_ session.ID, rec session.Record) bool { return !rec.Live(time.Now()) })
-	if n, err := store.Count(t.Context()); n != len(want) || err != nil {
+	if n, err := store.Count(t.Context(), -1, 0); n != len(want) || err != nil {
 		t.Fatalf("Count = %d, %v, want %d", n, err, len(want))
 	}
 	seen := make(map[session.ID]bool)
@@ -225,6 +227,31 @@ func TestMemoryStoreDeletesEarliestFirst(t *testing.T) {
 			t.Fatalf("left are %v", left)
 		}
 	})
+}
+
+// BenchmarkMemoryStore shows that a store with many records costs little more than one with few.
+func BenchmarkMemoryStore(b *testing.B) {
+	for _, n := range []int{1000, 1_000_000} {
+		store := session.NewMemoryStore()
+		for i := range n {
+			rec := session.Record{Expires: time.Now().Add(time.Hour), Data: make([]byte, 150)}
+			if err := store.Save(b.Context(), storeID(i), rec); err != nil {
+				b.Fatal(err)
+			}
+		}
+		ids := make([]session.ID, n)
+		for i := range ids {
+			ids[i] = storeID(i * 7919 % n)
+		}
+		b.Run(fmt.Sprintf("load/%d", n), func(b *testing.B) {
+			ctx := b.Context()
+			for i := 0; b.Loop(); i++ {
+				if _, err := store.Load(ctx, ids[i%n]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 // storeID returns the n-th of a series of IDs.

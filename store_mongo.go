@@ -27,18 +27,36 @@ import (
 //	d    binary: the data
 //
 // A TTL index on e has the server remove what expired more than a minute ago; until then it reads as absent. The
-// store implements Toucher and Lister, and is safe for concurrent use. Every operation takes one round trip, but two are
-// taken by a Touch that fails, and by a Save with version 0 where something is under the ID already. A sharded collection
-// has to be sharded by _id, hashed for example.
+// store implements Toucher, Lister, Counter and StoreCloser, and is safe for concurrent use. Every operation takes one
+// round trip, but two are taken by a Touch that fails, and by a Save with version 0 where something is under the ID
+// already. A sharded collection has to be sharded by _id, hashed for example.
 //
 // Reads go to the primary, whatever the collection was set up for, because what a secondary holds is out of date.
 // A write concern below majority can lose a Save, such as that of a logout, when the primary fails; an
 // unacknowledged one is refused.
 //
 // A document that is not as above reads as absent, and the next Save replaces it.
+//
+// After a failover, the driver finds the new primary by itself if it knows the replica set: its name in replicaSet, or several
+// of its hosts. It does not behind one name or one proxy that leads to the primary (directConnection): it keeps its
+// connections to the server that was. A store that Open returned drops these as soon as that server refuses, and repeats
+// the call. With a client of the application, calls fail until those connections have ended; let it know the set, or keep
+// MaxConnIdleTime short.
+//
+// The URL for Open, whose scheme is mongodb or mongodb+srv:
+//
+//	mongodb://[user:password@][host][:port][,host[:port]…][/database][?parameters]
+//
+// The host defaults to 127.0.0.1, the port to 27017, the database to "session". The parameter collection names
+// the collection, by default "sessions", and create=false is MongoOptions.NoCreate; all others are those of
+// MongoDB's connection strings, such as replicaSet and tls. There are at most 20 connections to each server unless
+// maxPoolSize says otherwise; calls wait for one. The write concern is majority unless w or journal
+// says otherwise. As everywhere with MongoDB, the user is one of the database in the URL, or of "admin" if there
+// is none, unless authSource says otherwise.
 type MongoStore struct {
 	coll   *mongo.Collection
 	client *mongo.Client // ours to disconnect; nil if it is the application's
+	dialer *connDialer   // of client
 }
 
 // MongoOptions are the options of NewMongoStore. The zero value, and nil, mean the defaults.
@@ -76,7 +94,7 @@ func NewMongoStore(ctx context.Context, coll *mongo.Collection, opts *MongoOptio
 
 // Load implements Store.
 func (s *MongoStore) Load(ctx context.Context, id ID) (Record, error) {
-	doc, err := s.coll.FindOne(ctx, bson.D{mongoID(id)}).Raw()
+	doc, err := mongoCall(ctx, s, func() (bson.Raw, error) { return s.coll.FindOne(ctx, bson.D{mongoID(id)}).Raw() })
 	switch {
 	case errors.Is(err, mongo.ErrNoDocuments):
 		return Record{}, ErrNotFound
@@ -105,11 +123,15 @@ func (s *MongoStore) Save(ctx context.Context, id ID, rec Record) error {
 	next = append(next, bson.E{Key: "d", Value: bson.Binary{Data: rec.Data}})
 
 	if rec.Version > 0 {
-		res, err := s.coll.ReplaceOne(ctx, mongoCurrent(id, int64(rec.Version)), next)
+		res, err := mongoCall(ctx, s, func() (*mongo.UpdateResult, error) {
+			return s.coll.ReplaceOne(ctx, mongoCurrent(id, int64(rec.Version)), next)
+		})
 		return mongoSaved(ctx, res, err)
 	}
 	// Nearly always there is nothing under a new ID, and to insert takes the server half as long as to look first.
-	res, err := s.coll.InsertOne(ctx, append(bson.D{mongoID(id)}, next...))
+	res, err := mongoCall(ctx, s, func() (*mongo.InsertOneResult, error) {
+		return s.coll.InsertOne(ctx, append(bson.D{mongoID(id)}, next...))
+	})
 	switch {
 	case mongo.IsDuplicateKeyError(err):
 		return s.replaceDead(ctx, id, next)
@@ -123,9 +145,11 @@ func (s *MongoStore) Save(ctx context.Context, id ID, rec Record) error {
 
 // replaceDead saves next in place of what is no live record.
 func (s *MongoStore) replaceDead(ctx context.Context, id ID, next bson.D) error {
-	// What is live does not match, and so an insert is tried, which its _id makes fail.
+	// A live record does not match, and so an insert is tried, which its _id makes fail.
 	filter := bson.D{mongoID(id), {Key: "$nor", Value: bson.A{mongoLive()}}}
-	res, err := s.coll.ReplaceOne(ctx, filter, next, options.Replace().SetUpsert(true))
+	res, err := mongoCall(ctx, s, func() (*mongo.UpdateResult, error) {
+		return s.coll.ReplaceOne(ctx, filter, next, options.Replace().SetUpsert(true))
+	})
 	if mongo.IsDuplicateKeyError(err) {
 		return ErrConflict
 	}
@@ -152,7 +176,9 @@ func (s *MongoStore) Touch(ctx context.Context, id ID, rec Record) error {
 		date := bson.NewDateTimeFromTime(rec.Expires)
 		expiry = bson.D{{Key: "$set", Value: bson.D{{Key: "e", Value: date}}}}
 	}
-	res, err := s.coll.UpdateOne(ctx, mongoCurrent(id, version), expiry)
+	res, err := mongoCall(ctx, s, func() (*mongo.UpdateResult, error) {
+		return s.coll.UpdateOne(ctx, mongoCurrent(id, version), expiry)
+	})
 	switch {
 	case err != nil:
 		return mongoError(ctx, "touch", err)
@@ -169,7 +195,7 @@ func (s *MongoStore) Touch(ctx context.Context, id ID, rec Record) error {
 
 // Delete implements Store.
 func (s *MongoStore) Delete(ctx context.Context, id ID) error {
-	res, err := s.coll.DeleteOne(ctx, bson.D{mongoID(id)})
+	res, err := mongoCall(ctx, s, func() (*mongo.DeleteResult, error) { return s.coll.DeleteOne(ctx, bson.D{mongoID(id)}) })
 	switch {
 	case err != nil:
 		return mongoError(ctx, "delete", err)
@@ -182,7 +208,9 @@ func (s *MongoStore) Delete(ctx context.Context, id ID) error {
 // List implements Lister. It fetches a few hundred records at a time.
 func (s *MongoStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		cursor, err := s.coll.Find(ctx, mongoLive(), options.Find().SetBatchSize(500))
+		cursor, err := mongoCall(ctx, s, func() (*mongo.Cursor, error) {
+			return s.coll.Find(ctx, mongoLive(), options.Find().SetBatchSize(500))
+		})
 		if err != nil {
 			yield(Entry{}, mongoError(ctx, "list", err))
 			return
@@ -206,22 +234,26 @@ func (s *MongoStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 	}
 }
 
-// Count implements Lister. It goes through the collection.
-func (s *MongoStore) Count(ctx context.Context) (int, error) {
-	n, err := s.coll.CountDocuments(ctx, mongoLive())
+// Count implements Counter. To count all goes through the collection; anything else fetches the data, as no version of the
+// server can look into them.
+func (s *MongoStore) Count(ctx context.Context, at int, b byte) (int, error) {
+	if at >= 0 {
+		total := 0
+		for e, err := range s.List(ctx) {
+			if err != nil {
+				return 0, err
+			}
+			if hasByte(e.Record.Data, at, b) {
+				total++
+			}
+		}
+		return total, nil
+	}
+	n, err := mongoCall(ctx, s, func() (int64, error) { return s.coll.CountDocuments(ctx, mongoLive()) })
 	if err != nil {
 		return 0, mongoError(ctx, "count", err)
 	}
 	return int(n), nil
-}
-
-// Drop removes the collection and all that is in it, for collections that were made for a test. That there is none is
-// no error.
-func (s *MongoStore) Drop(ctx context.Context) error {
-	if err := s.coll.Drop(ctx); err != nil {
-		return mongoError(ctx, "drop the collection", err)
-	}
-	return nil
 }
 
 // Close disconnects what Open connected. It does nothing to a store that NewMongoStore returned.
@@ -238,15 +270,7 @@ func (s *MongoStore) Close() error {
 }
 
 // openMongo is the OpenFunc of "mongodb:" and "mongodb+srv:".
-//
-//	mongodb://[user:password@][host][:port][,host[:port]…][/database][?parameters]
-//
-// The host defaults to 127.0.0.1, the port to 27017, the database to "session". The parameter collection names
-// the collection, by default "sessions", and create=false is MongoOptions.NoCreate; all others are those of
-// MongoDB's connection strings, such as replicaSet and tls. The write concern is majority unless w or journal
-// says otherwise. As everywhere with MongoDB, the user is one of the database in the URL, or of "admin" if there
-// is none, unless authSource says otherwise.
-func openMongo(ctx context.Context, rawURL string) (Store, error) {
+func openMongo(ctx context.Context, rawURL string) (StoreCloser, error) {
 	m, err := parseMongoURL(rawURL)
 	if err != nil {
 		return nil, err
@@ -262,7 +286,11 @@ func openMongo(ctx context.Context, rawURL string) (Store, error) {
 	if opts.WriteConcern == nil {
 		opts.SetWriteConcern(writeconcern.Majority())
 	}
-	client, err := mongo.Connect(opts)
+	if opts.MaxPoolSize == nil {
+		opts.SetMaxPoolSize(mongoPoolSize)
+	}
+	dialer := new(connDialer)
+	client, err := mongo.Connect(opts.SetDialer(dialer))
 	if err != nil {
 		return nil, mongoError(ctx, "open", err)
 	}
@@ -278,8 +306,46 @@ func openMongo(ctx context.Context, rawURL string) (Store, error) {
 		client.Disconnect(context.WithoutCancel(ctx))
 		return nil, err
 	}
-	s.client = client
+	s.client, s.dialer = client, dialer
 	return s, nil
+}
+
+// mongoPoolSize is how many connections to each server a store has that Open returned, unless its URL says otherwise: a
+// fifth of the driver's default, so that a fleet of processes leaves the server room.
+const mongoPoolSize = 20
+
+// mongoCall calls f. Where the server says that it is not the primary, the connections may lead to a server that was: the
+// driver keeps them, and behind a name or a proxy nothing else would show where the primary is now. So a store that has
+// made them drops all, and calls f again. What was under way on those is called again, too; to repeat a save that had taken
+// effect makes it a conflict.
+func mongoCall[T any](ctx context.Context, s *MongoStore, f func() (T, error)) (T, error) {
+	const tries = 10 // one finds out, and several may get connections that were dropped
+	for try := 1; ; try++ {
+		began := time.Now()
+		value, err := f()
+		demoted := mongoDemoted(err)
+		pool, ok := errors.AsType[interface { // the pool was cleared because of another call
+			error
+			Retryable() bool
+		}](err)
+		again := demoted || mongo.IsNetworkError(err) || ok && pool.Retryable()
+		if s.dialer == nil || try == tries || ctx.Err() != nil || !again {
+			return value, err
+		}
+		if demoted {
+			s.dialer.drop(began)
+		}
+	}
+}
+
+// mongoDemoted reports whether err says that the server is not the primary, or is about to be none.
+func mongoDemoted(err error) bool {
+	server, ok := errors.AsType[mongo.ServerError](err)
+	return ok && slices.ContainsFunc([]int{
+		10107, 13435, 13436, // NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
+		189, 11602, // PrimarySteppedDown, InterruptedDueToReplStateChange
+		91, 11600, // ShutdownInProgress, InterruptedAtShutdown
+	}, server.HasErrorCode)
 }
 
 // mongoURL is a URL taken apart, and uri what is left of it for the driver.
@@ -302,7 +368,7 @@ func parseMongoURL(rawURL string) (mongoURL, error) {
 	params, err := url.ParseQuery(query)
 	_, userErr := url.PathUnescape(userinfo)
 	name, nameErr := url.PathUnescape(database)
-	if !ok || cmp.Or(err, userErr, nameErr) != nil || strings.Count(userinfo, ":") > 1 ||
+	if !ok || cmp.Or(err, userErr, nameErr) != nil || !validAddresses(hosts) || strings.Count(userinfo, ":") > 1 ||
 		strings.ContainsAny(strings.TrimSuffix(userinfo, "@"), "@/?#[]") || strings.ContainsAny(database+query, "/#") {
 		return mongoURL{}, fmt.Errorf("session: the %[1]s: URL of the store is malformed: it is "+
 			"%[1]s://user:password@host:port/database?parameters, with reserved characters percent-encoded", m.scheme)
@@ -332,7 +398,7 @@ func parseMongoURL(rawURL string) (mongoURL, error) {
 var errMongoUnacknowledged = errors.New("session: mongodb: the collection's write concern is unacknowledged (w=0)")
 
 // mongoCurrent matches the document with that ID and version unless it has expired. It does not make sure that this is
-// a record, which costs the server a quarter more: who has the version has seen the record.
+// a record, which costs the server a quarter more: whoever has the version has seen the record.
 func mongoCurrent(id ID, version int64) bson.D {
 	now := bson.NewDateTimeFromTime(time.Now())
 	return bson.D{
@@ -376,6 +442,9 @@ func mongoError(ctx context.Context, op string, err error) error {
 		if err.HasErrorCode(10334) || err.HasErrorCode(17419) || err.HasErrorCode(17420) {
 			return fmt.Errorf("session: mongodb: %s: %w: %w", op, ErrTooLarge, err)
 		}
+	}
+	if mongoDemoted(err) {
+		err = fmt.Errorf("the connections lead to a server that is not the primary any more (see MongoStore on failovers): %w", err)
 	}
 	return fmt.Errorf("session: mongodb: %s: %w", op, overdue(ctx, err))
 }

@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -5,21 +7,27 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"example.com/session"
-	"example.com/session/internal/servertest"
-	"example.com/session/sessiontest"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
+
+	"example.com/session"
+	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
+	"example.com/session/sessiontest"
 )
 
 func TestMongoStore(t *testing.T) {
@@ -233,7 +241,7 @@ func TestMongoURL(t *testing.T) {
 				t.Errorf("indexes: %v", indexes)
 			}
 			for range 2 {
-				if err := session.Close(store); err != nil {
+				if err := store.Close(); err != nil {
 					t.Errorf("Close: %v", err)
 				}
 			}
@@ -267,7 +275,7 @@ func TestMongoURL(t *testing.T) {
 		t.Run(url, func(t *testing.T) {
 			store, err := session.Open(ctx, url)
 			if err == nil {
-				session.Close(store)
+				store.Close()
 				t.Fatal("no error")
 			}
 			checkURLError(t, err, "")
@@ -317,7 +325,7 @@ func TestMongoList(t *testing.T) {
 	if !maps.Equal(listed, expected) {
 		t.Errorf("%d records listed, want %d", len(listed), len(expected))
 	}
-	if n, err := store.Count(ctx); n != len(expected)+3 || err != nil { // it does not look at the three foreign ones
+	if n, err := store.Count(ctx, -1, 0); n != len(expected)+3 || err != nil { // it does not look at the three foreign ones
 		t.Errorf("Count: %d, %v; want %d", n, err, len(expected)+3)
 	}
 	for range store.List(ctx) {
@@ -368,4 +376,281 @@ func mongoIndexes(t *testing.T, coll *mongo.Collection) map[string]int32 {
 		}
 	}
 	return indexes
+}
+
+func TestMongoReplicaSetStore(t *testing.T) {
+	server := servertest.Start(t, servertest.KindMongoReplicaSet)
+	sessiontest.Run(t, func(t *testing.T) session.Store { return openStore(t, server.Apart(t, "collection")) })
+}
+
+// When the primary is killed, another takes over: what was saved is there, each version was given to one writer, and the
+// store goes on without a restart.
+func TestMongoFailover(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindMongoReplicaSet)
+	store := openStore(t, server.URL)
+	id := session.ID{1}
+	if err := store.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+
+	// Each writer appends its letter to the record, as often as it can.
+	var mu sync.Mutex
+	saved := map[uint64]byte{} // by version
+	progress := make(chan int) // how many versions are saved
+	stop := make(chan bool)
+	var writers sync.WaitGroup
+	for _, letter := range []byte("abcd") {
+		writers.Go(func() {
+			for {
+				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+				rec, err := store.Load(ctx, id)
+				if errors.Is(err, session.ErrNotFound) {
+					t.Error("the record is lost")
+				}
+				if err == nil {
+					rec.Data = append(append([]byte(nil), rec.Data...), letter)
+					err = store.Save(ctx, id, rec)
+				}
+				cancel()
+				mu.Lock()
+				if err == nil {
+					if _, ok := saved[rec.Version+1]; ok {
+						t.Errorf("two writers were told that they saved version %d", rec.Version+1)
+					}
+					saved[rec.Version+1] = letter
+				}
+				n := len(saved)
+				mu.Unlock()
+				select {
+				case <-stop:
+					return
+				case progress <- n:
+				}
+			}
+		})
+	}
+	waitFor := func(n int) {
+		for {
+			select {
+			case have := <-progress:
+				if have >= n {
+					return
+				}
+			case <-ctx.Done():
+				t.Fatal(ctx.Err())
+			}
+		}
+	}
+	for round := range 2 {
+		mu.Lock()
+		n := len(saved)
+		mu.Unlock()
+		waitFor(n + 200)
+		if round == 0 {
+			killPrimary(t, server)
+		}
+	}
+	close(stop)
+	writers.Wait()
+
+	rec, err := store.Load(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A save whose answer was lost may have been done: then its letter is there, and nobody has counted it.
+	if uint64(len(rec.Data)) != rec.Version-1 {
+		t.Fatalf("%d letters in version %d", len(rec.Data), rec.Version)
+	}
+	for version, letter := range saved {
+		if version > rec.Version {
+			t.Fatalf("version %d is lost: the last is %d", version, rec.Version)
+		}
+		if got := rec.Data[version-2]; got != letter {
+			t.Errorf("version %d was saved with %q and has %q", version, letter, got)
+		}
+	}
+}
+
+// killPrimary ends the primary of a replica set as SIGKILL does.
+func killPrimary(t *testing.T, server *servertest.Server) {
+	t.Helper()
+	for _, addr := range server.Addrs {
+		client, err := mongo.Connect(options.Client().ApplyURI("mongodb://" + addr + "/?directConnection=true"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Disconnect(context.WithoutCancel(t.Context()))
+		var status struct {
+			PID  int64
+			Repl struct{ IsWritablePrimary bool }
+		}
+		ask := bson.D{{Key: "serverStatus", Value: 1}}
+		if err := client.Database("admin").RunCommand(t.Context(), ask).Decode(&status); err != nil {
+			t.Fatal(err)
+		}
+		if !status.Repl.IsWritablePrimary {
+			continue
+		}
+		process, err := os.FindProcess(int(status.PID))
+		if err == nil {
+			err = process.Kill()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatal("there is no primary")
+}
+
+// A server that is not the primary any more, and keeps its connections, while new ones lead to the one that is: what Open
+// opened drops the old ones, and no call fails. With a client of the application, the error says what it is.
+func TestMongoDemoted(t *testing.T) {
+	ctx := t.Context()
+	for code, name := range map[int32]string{
+		10107: "NotWritablePrimary", 13435: "NotPrimaryNoSecondaryOk", 189: "PrimarySteppedDown",
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxy := newMongoProxy(t, servertest.MongoDB(t).Addrs[0])
+			rawURL := "mongodb://" + proxy.addr + "/test?directConnection=true&collection=" + strings.Trim(uniquePrefix(), ":")
+			store := openStore(t, rawURL)
+			client, err := mongo.Connect(options.Client().ApplyURI("mongodb://" + proxy.addr + "/?directConnection=true"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Disconnect(context.WithoutCancel(ctx))
+			theirs := mongoStore(t, client.Database("test").Collection(strings.Trim(uniquePrefix(), ":")))
+			use := func(store session.Store, id session.ID) error {
+				limited, cancel := context.WithTimeout(ctx, 30*time.Second)
+				defer cancel()
+				rec := session.Record{Expires: time.Now().Add(time.Hour), Data: []byte("data")}
+				if err := store.Save(limited, id, rec); err != nil {
+					return err
+				}
+				rec, err := store.Load(limited, id)
+				if err == nil {
+					err = session.Touch(limited, store, id, rec)
+				}
+				if err == nil {
+					err = store.Save(limited, id, rec)
+				}
+				if err == nil {
+					err = store.Delete(limited, id)
+				}
+				return err
+			}
+			many := func() {
+				t.Helper()
+				var calls sync.WaitGroup
+				for range 10 {
+					calls.Go(func() {
+						if err := use(store, storetest.RandomID()); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				calls.Wait()
+			}
+			many()
+			if err := use(theirs, storetest.RandomID()); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				proxy.demote(code, name)
+				many()
+				for _, err := range session.List(ctx, store) {
+					if err != nil {
+						t.Errorf("List: %v", err)
+					}
+				}
+			}
+			checkFault(t, "Save with the application's client", use(theirs, storetest.RandomID()), "not the primary any more")
+		})
+	}
+}
+
+// A mongoProxy passes on what goes between clients and a server, until the server is demoted: then it answers commands on
+// the connections that are there with an error, and none on those that come later.
+type mongoProxy struct {
+	addr string
+	mu   sync.Mutex
+	age  int // how often the server was demoted
+	code int32
+	name string
+}
+
+func (p *mongoProxy) demote(code int32, name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.age++
+	p.code, p.name = code, name
+}
+
+func newMongoProxy(t *testing.T, target string) *mongoProxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	p := &mongoProxy{addr: listener.Addr().String()}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(conn, target)
+		}
+	}()
+	return p
+}
+
+func (p *mongoProxy) serve(client net.Conn, target string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		io.Copy(client, server)
+		client.Close()
+	}()
+	p.mu.Lock()
+	age := p.age
+	p.mu.Unlock()
+	for {
+		head := make([]byte, 16) // length, ID, the ID that it answers, kind
+		if _, err := io.ReadFull(client, head); err != nil {
+			return
+		}
+		body := make([]byte, binary.LittleEndian.Uint32(head)-16)
+		if _, err := io.ReadFull(client, body); err != nil {
+			return
+		}
+		p.mu.Lock()
+		demoted, answer := p.age != age, bson.D{{Key: "ok", Value: 0}, {Key: "code", Value: p.code}, {Key: "codeName", Value: p.name}, {Key: "errmsg", Value: "no"}}
+		p.mu.Unlock()
+		const message = 2013
+		command, err := bson.Raw(body[min(5, len(body)):]).IndexErr(0)
+		if demoted && binary.LittleEndian.Uint32(head[12:]) == message && err == nil &&
+			slices.Contains([]string{"insert", "update", "delete", "find"}, command.Key()) {
+			doc, err := bson.Marshal(answer)
+			if err != nil {
+				return
+			}
+			reply := binary.LittleEndian.AppendUint32(nil, uint32(16+5+len(doc)))
+			reply = append(append(reply, 0, 0, 0, 0), head[4:8]...)
+			reply = append(append(reply, head[12:]...), 0, 0, 0, 0, 0)
+			if _, err := client.Write(append(reply, doc...)); err != nil {
+				return
+			}
+			continue
+		}
+		if _, err := server.Write(append(head, body...)); err != nil {
+			return
+		}
+	}
 }

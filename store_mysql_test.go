@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -9,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -18,6 +21,7 @@ import (
 
 	"example.com/session"
 	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
 	"example.com/session/sessiontest"
 )
 
@@ -32,17 +36,17 @@ func TestMySQLStore(t *testing.T) { onMySQL(t, testMySQLStore) }
 
 func testMySQLStore(t *testing.T, server *servertest.Server) {
 	for name, params := range map[string]string{
-		"Open":              "?table=conformance",
-		"clientFoundRows":   "?table=conformance_found&clientFoundRows=true",
-		"interpolateParams": "?table=conformance_interpolated&interpolateParams=true",
-		"gbk":               "?table=conformance_gbk&charset=gbk",
+		"Open":              "",
+		"clientFoundRows":   "&clientFoundRows=true",
+		"interpolateParams": "&interpolateParams=true",
+		"gbk":               "&charset=gbk",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := session.Open(t.Context(), server.URL+params)
+			store, err := session.Open(t.Context(), server.Apart(t, "table")+params)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer session.Close(store)
+			defer store.Close()
 			sessiontest.Run(t, func(*testing.T) session.Store { return store })
 		})
 	}
@@ -51,7 +55,7 @@ func testMySQLStore(t *testing.T, server *servertest.Server) {
 // openDB returns a pool of connections as an application has one, with the driver's parameters.
 func openDB(t *testing.T, rawURL, params string) *sql.DB {
 	t.Helper()
-	cfg, _, err := session.ParseMySQLURL(rawURL)
+	cfg, _, _, err := session.ParseMySQLURL(rawURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,11 +108,179 @@ func testMySQLRoundTrips(t *testing.T, server *servertest.Server) {
 	}
 }
 
+// Settings that the documentation leaves to the application, in the driver's parameters.
+var mySQLSettings = map[string]string{
+	"safe updates":        "sql_safe_updates=1",
+	"safe-updates client": "sql_safe_updates=1&sql_select_limit=1000&max_join_size=1000000",
+	"select limit":        "sql_select_limit=1",
+	"no mode":             "sql_mode=''",
+	"ANSI":                "sql_mode='ANSI'",
+	"ANSI_QUOTES":         "sql_mode='ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
+	"TRADITIONAL":         "sql_mode='TRADITIONAL,ONLY_FULL_GROUP_BY,PAD_CHAR_TO_FULL_LENGTH'",
+	"other modes":         "sql_mode='PIPES_AS_CONCAT,HIGH_NOT_PRECEDENCE,IGNORE_SPACE,NO_UNSIGNED_SUBTRACTION'",
+	"short lengths":       "group_concat_max_len=4&max_sort_length=64",
+	"no checks":           "unique_checks=0&foreign_key_checks=0&sql_auto_is_null=1",
+	"completion":          "completion_type=2",
+	"engine":              "default_storage_engine='MyISAM'",
+	"latin1":              "charset=latin1",
+	"gbk":                 "charset=gbk",
+	"sjis":                "charset=sjis",
+	"interpolated":        "interpolateParams=true&clientFoundRows=true",
+	"compressed":          "compress=true&collation=utf8mb4_bin",
+}
+
+// Those of MySQL alone, and of MariaDB alone.
+var (
+	mySQLOnlySettings = map[string]string{
+		"read uncommitted": "transaction_isolation='READ-UNCOMMITTED'",
+		"read committed":   "transaction_isolation='READ-COMMITTED'",
+		"serializable":     "transaction_isolation='SERIALIZABLE'",
+		"primary key":      "sql_require_primary_key=1",
+	}
+	mariaDBOnlySettings = map[string]string{
+		"read uncommitted": "tx_isolation='READ-UNCOMMITTED'",
+		"read committed":   "tx_isolation='READ-COMMITTED'",
+		"serializable":     "tx_isolation='SERIALIZABLE'",
+	}
+	mariaDBModes = map[string]string{
+		"assignment":    "sql_mode='SIMULTANEOUS_ASSIGNMENT'",
+		"ORACLE":        "sql_mode='ORACLE'",
+		"empty is null": "sql_mode='EMPTY_STRING_IS_NULL'",
+	}
+)
+
+func TestMySQLSettings(t *testing.T) {
+	t.Run("mysql", func(t *testing.T) { testMySQLSettings(t, servertest.MySQL(t), mySQLSettings, mySQLOnlySettings) })
+	t.Run("mariadb", func(t *testing.T) {
+		testMySQLSettings(t, servertest.MariaDB(t), mySQLSettings, mariaDBOnlySettings, mariaDBModes)
+	})
+}
+
+// A server that prepares nothing and logs statements, so that each is sent as a text, and has to be the same everywhere.
+func TestMySQLSettingsUnprepared(t *testing.T) {
+	for _, kind := range []servertest.Kind{servertest.KindMySQL, servertest.KindMariaDB} {
+		t.Run(string(kind), func(t *testing.T) {
+			server := servertest.Start(t, kind, "--max-prepared-stmt-count=0", "--log-bin=bin", "--binlog-format=STATEMENT",
+				"--server-id=1")
+			testMySQLSettings(t, server, mySQLSettings)
+			if kind == servertest.KindMariaDB {
+				testMySQLSettings(t, server, mariaDBModes)
+			}
+		})
+	}
+}
+
+func testMySQLSettings(t *testing.T, server *servertest.Server, settings ...map[string]string) {
+	for _, some := range settings {
+		for name, params := range some {
+			t.Run(name, func(t *testing.T) {
+				rawURL, db := newMySQLDatabase(t, server)
+				store := newMySQLStore(t, openDB(t, rawURL, "?"+params), nil)
+				const n = 400 // more than what a server scans rather than look up
+				values := strings.Repeat(", (RANDOM_BYTES(32), 1, 1, 'x')", n)[2:]
+				mustExec(t, db, "INSERT INTO sessions VALUES "+values)
+				wantSweep(t, store, n)
+				wantOperations(t, store)
+				newMySQLStore(t, openDB(t, rawURL, "?"+params), &session.MySQLOptions{NoCreate: true})
+			})
+		}
+	}
+}
+
+// A server has a limit of prepared statements, and may want one to be prepared again.
+func TestMySQLPreparedStatements(t *testing.T) {
+	for _, kind := range []servertest.Kind{servertest.KindMySQL, servertest.KindMariaDB} {
+		for _, quota := range []string{"20", "3", "0"} {
+			t.Run(string(kind)+" "+quota, func(t *testing.T) {
+				server := servertest.Start(t, kind, "--max-prepared-stmt-count="+quota)
+				wantRoomForAll(t, server.URL)
+			})
+		}
+	}
+}
+
+func TestMySQLTableAltered(t *testing.T) { onMySQL(t, testMySQLTableAltered) }
+
+func testMySQLTableAltered(t *testing.T, server *servertest.Server) {
+	rawURL, db := newMySQLDatabase(t, server)
+	store, err := session.Open(t.Context(), rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	id := storetest.Fill(t, store, 1, time.Time{})[0]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 10 {
+			for _, change := range []string{"ADD INDEX more (version)", "DROP INDEX more", "FORCE", "COMMENT 'more'"} {
+				if _, err := db.ExecContext(t.Context(), "ALTER TABLE sessions "+change); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	version, altering := uint64(1), true
+	for altering {
+		select {
+		case <-done:
+			altering = false
+		default:
+		}
+		if err := store.Save(t.Context(), id, session.Record{Version: version}); err != nil {
+			t.Fatal(err)
+		}
+		version++
+		if rec, err := store.Load(t.Context(), id); err != nil || rec.Version != version {
+			t.Fatalf("%+v, %v, want version %d", rec, err, version)
+		}
+	}
+}
+
+// Requests wait for room, whoever's limit it is.
+func TestMySQLNoRoom(t *testing.T) {
+	for _, kind := range []servertest.Kind{servertest.KindMySQL, servertest.KindMariaDB} {
+		t.Run(string(kind), func(t *testing.T) {
+			server := servertest.Start(t, kind, "--max-connections=12", "--max-user-connections=11")
+			admin := openDB(t, server.URL, "")
+			t.Run("server", func(t *testing.T) { // root has one more than others, and no limit of its own
+				mustExec(t, admin, "SET GLOBAL max_user_connections = 0")
+				rawURL := newMySQLAccount(t, server, server.URL, "", "ALL ON test.*")
+				wantRoomForAll(t, rawURL)
+			})
+			t.Run("account", func(t *testing.T) {
+				rawURL := newMySQLAccount(t, server, server.URL, "WITH MAX_USER_CONNECTIONS 3", "ALL ON test.*")
+				wantRoomForAll(t, rawURL)
+			})
+			t.Run("all accounts", func(t *testing.T) {
+				rawURL := newMySQLAccount(t, server, server.URL, "", "ALL ON test.*")
+				mustExec(t, admin, "SET GLOBAL max_user_connections = 2")
+				wantRoomForAll(t, rawURL)
+				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+				defer cancel()
+				held := openDB(t, rawURL, "")
+				for range 2 {
+					conn, err := held.Conn(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+				}
+				_, err := session.Open(ctx, rawURL)
+				wantError(t, err, "p@ss", "takes no connection more", server.Addrs[0])
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("error %v, want that of the context", err)
+				}
+			})
+		})
+	}
+}
+
 func TestMySQLConstructorsAtOnce(t *testing.T) { onMySQL(t, testMySQLConstructorsAtOnce) }
 
 func testMySQLConstructorsAtOnce(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
-	open := func() (session.Store, error) { return session.Open(t.Context(), rawURL) }
+	open := func() (session.StoreCloser, error) { return session.Open(t.Context(), rawURL) }
 	for range 3 {
 		openAtOnce(t, open)
 		mustExec(t, db, "DELETE FROM sessions")
@@ -118,33 +290,72 @@ func testMySQLConstructorsAtOnce(t *testing.T, server *servertest.Server) {
 	}
 }
 
-func TestMySQLAccountThatMayNotCreate(t *testing.T) { onMySQL(t, testMySQLAccountThatMayNotCreate) }
-
-func testMySQLAccountThatMayNotCreate(t *testing.T, server *servertest.Server) {
-	rawURL, db := newMySQLDatabase(t, server)
+// newMySQLAccount makes an account with the privileges, and returns the URL for it.
+func newMySQLAccount(t *testing.T, server *servertest.Server, rawURL, limits string, grants ...string) string {
+	t.Helper()
 	const password = "p@ss:/?#&%'"
-	user := randomName("u")
-	mustExec(t, db, "CREATE USER "+user+"@'%' IDENTIFIED BY '"+strings.ReplaceAll(password, "'", "''")+"'")
+	user, admin := randomName("u"), openDB(t, rawURL, "")
+	mustExec(t, admin, "CREATE USER "+user+"@'%' IDENTIFIED BY '"+strings.ReplaceAll(password, "'", "''")+"' "+limits)
 	t.Cleanup(func() { mustExec(t, openDB(t, server.URL, ""), "DROP USER "+user+"@'%'") })
-	database := strings.TrimPrefix(mustParse(t, rawURL).Path, "/")
-	mustExec(t, db, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+database+".* TO "+user+"@'%'")
-	limited := withUser(t, rawURL, user, password)
+	for _, grant := range grants {
+		mustExec(t, admin, "GRANT "+grant+" TO "+user+"@'%'")
+	}
+	return withUser(t, rawURL, user, password)
+}
 
-	_, err := session.Open(t.Context(), limited)
-	wantError(t, err, password, "create the table `sessions`", "denied")
+func TestMySQLAccounts(t *testing.T) { onMySQL(t, testMySQLAccounts) }
 
+// The accounts here have exactly what the documentation lists.
+func testMySQLAccounts(t *testing.T, server *servertest.Server) {
+	rawURL, db := newMySQLDatabase(t, server)
+	table := strings.TrimPrefix(mustParse(t, rawURL).Path, "/") + ".sessions"
+	_, err := session.Open(t.Context(), newMySQLAccount(t, server, rawURL, "",
+		"SELECT, INSERT, UPDATE, DELETE ON "+strings.Replace(table, "sessions", "*", 1)))
+	wantError(t, err, "p@ss", "create the table `sessions`", "denied", "session.MySQLSchema", "SELECT, INSERT, UPDATE and DELETE")
+
+	creator := newMySQLAccount(t, server, rawURL, "", "SELECT, INSERT, UPDATE, DELETE, CREATE ON "+table)
+	conforms := func(account string) {
+		t.Helper()
+		store, err := session.Open(t.Context(), account)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		sessiontest.Run(t, func(*testing.T) session.Store { return store })
+	}
+	conforms(creator)
+	user := newMySQLAccount(t, server, rawURL, "", "SELECT, INSERT, UPDATE, DELETE ON "+table) // which has to be there
+	conforms(user)
 	schema, err := session.MySQLSchema("")
 	if err != nil {
 		t.Fatal(err)
 	}
+	mustExec(t, db, "DROP TABLE sessions")
 	mustExec(t, db, schema)
 	mustExec(t, db, schema) // does no harm
-	store, err := session.Open(t.Context(), limited)
+	mustExec(t, db, "DROP INDEX expires ON sessions")
+	_, err = session.Open(t.Context(), user)
+	wantError(t, err, "p@ss", "create an index of the table `sessions`", "denied", "on the column expires")
+	indexer := newMySQLAccount(t, server, rawURL, "", "SELECT, INSERT, UPDATE, DELETE, INDEX ON "+table)
+	if store, err := session.Open(t.Context(), indexer); err != nil {
+		t.Error(err)
+	} else {
+		store.Close()
+	}
+
+	for _, lacking := range []string{"INSERT", "UPDATE", "DELETE"} {
+		rest := strings.Replace("SELECT, INSERT, UPDATE, DELETE", ", "+lacking, "", 1)
+		_, err := session.Open(t.Context(), newMySQLAccount(t, server, rawURL, "", rest+" ON "+table))
+		wantError(t, err, "p@ss", lacking+" command denied", "needs SELECT, INSERT, UPDATE and DELETE on the table `sessions`")
+	}
+	store, err := session.Open(t.Context(), user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close(store)
-	wantUsable(t, store)
+	defer store.Close()
+	mustExec(t, db, "DROP TABLE sessions")
+	_, err = store.Load(t.Context(), session.ID{})
+	wantError(t, err, "p@ss", "the table `sessions` is not there any more", "session.MySQLSchema")
 }
 
 func mustParse(t *testing.T, rawURL string) *url.URL {
@@ -207,9 +418,11 @@ func testMySQLTableShape(t *testing.T, server *servertest.Server) {
 func TestMySQLNoCreate(t *testing.T) { onMySQL(t, testMySQLNoCreate) }
 
 func testMySQLNoCreate(t *testing.T, server *servertest.Server) {
-	_, db := newMySQLDatabase(t, server)
+	rawURL, db := newMySQLDatabase(t, server)
 	opts := &session.MySQLOptions{NoCreate: true}
 	_, err := session.NewMySQLStore(t.Context(), db, opts)
+	wantError(t, err, "", "the table `sessions` is not there")
+	_, err = session.Open(t.Context(), rawURL+"?create=false")
 	wantError(t, err, "", "the table `sessions` is not there")
 
 	newMySQLStore(t, db, nil)
@@ -239,7 +452,7 @@ func testMySQLTableNames(t *testing.T, server *servertest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close(store)
+	defer store.Close()
 	wantUsable(t, store)
 	elsewhere := openDB(t, server.URL, "")
 	for _, name := range []string{database + ".first", database + ".select"} {
@@ -249,7 +462,7 @@ func testMySQLTableNames(t *testing.T, server *servertest.Server) {
 		store := newMySQLStore(t, db, &session.MySQLOptions{Table: name})
 		wantUsable(t, store)
 	}
-	if n, err := newMySQLStore(t, db, &session.MySQLOptions{Table: "other"}).Count(t.Context()); n != 0 || err != nil {
+	if n, err := newMySQLStore(t, db, &session.MySQLOptions{Table: "other"}).Count(t.Context(), -1, 0); n != 0 || err != nil {
 		t.Errorf("a table of its own has %d records (%v), want none", n, err)
 	}
 }
@@ -285,13 +498,16 @@ func testMySQLErrorsHidePassword(t *testing.T, server *servertest.Server) {
 	for _, test := range []struct{ url, text string }{
 		{"mysql://nobody:" + secret + "@" + address + "/test", "Access denied"},
 		{"mysql://root@" + address + "/no_such_database?timeout=7s", "Unknown database"},
-		{"mysql://root:" + secret + "@127.0.0.1:1/test", "127.0.0.1:1"},
+		{"mysql://root:" + secret + "@127.0.0.1:1/test", "cannot be reached (does it run, and are host and port right?): 127.0.0.1:1"},
+		{"mysql://root:" + secret + "@" + address + "/test?pool_max_conns=0", "from 1 on"},
+		{"mysql://root:" + secret + "@" + address + "/test?pool_max_conns=some", "pool_max_conns"},
 		{"mysql://root:" + secret + "@" + address + "/test?tls=true", "TLS"},
 		{"mysql://root:" + secret + "@" + address + "/test?tls=no_such_config", "no_such_config"},
 		{"mysql://root:" + secret + "@" + address + "/test?parseTime=perhaps", "perhaps"},
 		{"mysql://root:" + secret + "@" + address + "/test?strict=true", "strict"},
 		{"mysql://root@" + address + "/test?no_such_variable=1", "no_such_variable"},
 		{"mysql://root:" + secret + "@" + address + "/test?table=a%20b", `"a b"`},
+		{"mysql://root:" + secret + "@" + address + "/test?create=perhaps", `true or false, not "perhaps"`},
 		{"mysql://root:" + secret + "@" + address, "percent-encoded"},
 		{"mysql:root:" + secret, "percent-encoded"},
 		{"mysql://root:" + secret + "/" + port + "@" + address + "/test", "percent-encoded"},
@@ -315,12 +531,26 @@ func TestMySQLURL(t *testing.T) {
 		"mariadb://u:p@h:33/d%20b":                "u:p@tcp(h:33)/d b",
 		"mysql://u:p@[::1]:33/db":                 "u:p@tcp([::1]:33)/db",
 		"mysql://u:p@[::1]/db":                    "u:p@tcp([::1]:3306)/db",
+		"mysql://u:pw/db":                         "u:pw@tcp(127.0.0.1:3306)/db",
+		"mysql://u:1234/db":                       "u:1234@tcp(127.0.0.1:3306)/db",
+		"mariadb://u:99999/db?loc=UTC":            "u:99999@tcp(127.0.0.1:3306)/db",
+		"mysql://u:p%40%2F/db":                    "u:p@/@tcp(127.0.0.1:3306)/db",
+		"mysql://u:/db":                           "u@tcp(127.0.0.1:3306)/db",
+		"mysql://db.example.com:3306/db":          "db.example.com:3306@tcp(127.0.0.1:3306)/db",
+		"mysql://@h:33/db":                        "@tcp(h:33)/db",
+		"mysql://h/db":                            "@tcp(h:3306)/db",
+		"mysql://localhost:33/db":                 "@tcp(localhost:33)/db",
+		"mysql://127.0.0.1:33/db":                 "@tcp(127.0.0.1:33)/db",
+		"mysql://[::1]:33/db":                     "@tcp([::1]:33)/db",
 		"mysql://u:p@h/db?socket=/run/my%20.sock": "u:p@unix(/run/my .sock)/db",
 	} {
-		cfg, opts, err := session.ParseMySQLURL(rawURL)
+		cfg, opts, conns, err := session.ParseMySQLURL(rawURL)
 		if err != nil {
 			t.Errorf("%s: %v", rawURL, err)
 			continue
+		}
+		if conns != 8 {
+			t.Errorf("%s: %d connections, want 8", rawURL, conns)
 		}
 		got := cfg.User
 		if cfg.Passwd != "" {
@@ -332,12 +562,12 @@ func TestMySQLURL(t *testing.T) {
 		}
 	}
 
-	const parameters = "loc=Europe/Paris&table=a.b&tls=true&timeout=7s&sql_mode=%27ANSI%27"
-	cfg, opts, err := session.ParseMySQLURL("mysql://h/db?" + parameters)
+	const parameters = "loc=Europe/Paris&table=a.b&tls=true&timeout=7s&pool_max_conns=30&sql_mode=%27ANSI%27"
+	cfg, opts, conns, err := session.ParseMySQLURL("mysql://h/db?" + parameters)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opts.Table != "a.b" || cfg.Loc.String() != "Europe/Paris" || cfg.TLS == nil || cfg.TLS.ServerName != "h" ||
+	if opts.Table != "a.b" || conns != 30 || cfg.Loc.String() != "Europe/Paris" || cfg.TLS == nil || cfg.TLS.ServerName != "h" ||
 		cfg.Timeout != 7*time.Second || cfg.Params["sql_mode"] != "'ANSI'" || len(cfg.Params) != 1 {
 		t.Errorf("parameters are %+v, %+v", cfg, opts)
 	}
@@ -345,10 +575,41 @@ func TestMySQLURL(t *testing.T) {
 		t.Error("without a timeout for reading or writing")
 	}
 	for params, insecure := range map[string]bool{"tls=skip-verify": true, "tls=preferred": true} {
-		cfg, _, err := session.ParseMySQLURL("mysql://h/db?" + params)
+		cfg, _, _, err := session.ParseMySQLURL("mysql://h/db?" + params)
 		if err != nil || cfg.TLS == nil || cfg.TLS.InsecureSkipVerify != insecure {
 			t.Errorf("%s: %v, %+v", params, err, cfg.TLS)
 		}
+	}
+}
+
+// The short form of the URL, without a server, works with a password that is a number, too, and shows it in no error. The
+// server is found by its socket here, since it does not have the port that is meant.
+func TestMySQLShortURL(t *testing.T) { onMySQL(t, testMySQLShortURL) }
+
+func testMySQLShortURL(t *testing.T, server *servertest.Server) {
+	_, db := newMySQLDatabase(t, server)
+	var directory, socket, database string
+	if err := db.QueryRowContext(t.Context(), "SELECT @@datadir, @@socket, DATABASE()").Scan(&directory, &socket, &database); err != nil {
+		t.Fatal(err)
+	}
+	short, err := os.MkdirTemp("", "") // the path of a socket must not be long
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(short)
+	if err := os.Symlink(filepath.Join(directory, socket), filepath.Join(short, "s")); err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(short, "s")
+	for i, password := range []string{"1234", "65536", "pw", "p%40ss"} {
+		user := fmt.Sprintf("short%d%x", i, time.Now().UnixNano())
+		plain, _ := url.PathUnescape(password)
+		mustExec(t, db, "CREATE USER '"+user+"'@'localhost' IDENTIFIED BY '"+plain+"'")
+		mustExec(t, db, "GRANT ALL ON `"+database+"`.* TO '"+user+"'@'localhost'")
+		parameters := "/" + database + "?socket=" + url.QueryEscape(socket)
+		wantUsable(t, openStore(t, "mysql://"+user+":"+password+parameters))
+		_, err := session.Open(t.Context(), "mysql://"+user+":9"+password+parameters)
+		wantError(t, err, plain, "Access denied", `no "@"`)
 	}
 }
 
@@ -363,7 +624,7 @@ func testMySQLDamagedRow(t *testing.T, server *servertest.Server) {
 	}
 	mustExec(t, db, strings.Replace(schema, "CHECK (version > 0)", "CHECK (version >= 0)", 1))
 	store := newMySQLStore(t, db, nil)
-	id := randomID()
+	id := storetest.RandomID()
 	mustExec(t, db, "INSERT INTO sessions VALUES (?, 0, 9223372036854775807, 'secret')", id[:])
 	_, err = store.Load(t.Context(), id)
 	wantError(t, err, "secret", "damaged", id.String())
@@ -393,7 +654,7 @@ func testMySQLTooLarge(t *testing.T, server *servertest.Server) {
 		t.Skipf("max_allowed_packet is %d", packet)
 	}
 	store := newMySQLStore(t, db, nil)
-	id := randomID()
+	id := storetest.RandomID()
 	for _, test := range []struct {
 		size int
 		want error
@@ -422,9 +683,9 @@ func testMySQLSweepUsesIndex(t *testing.T, server *servertest.Server) {
 	db := openDB(t, rawURL, "")
 	db.SetMaxOpenConns(1) // the counters below are a connection's own
 	store := newMySQLStore(t, db, nil)
-	fill(t, store, 300, time.Now().Add(time.Hour))
-	fill(t, store, 50, time.Time{})
-	fill(t, store, 250, time.Now().Add(-time.Hour))
+	storetest.Fill(t, store, 300, time.Now().Add(time.Hour))
+	storetest.Fill(t, store, 50, time.Time{})
+	storetest.Fill(t, store, 250, time.Now().Add(-time.Hour))
 	for _, want := range []int{100, 100, 50, 0} {
 		mustExec(t, db, "FLUSH STATUS")
 		n, err := store.DeleteExpired(t.Context(), 100)
@@ -439,7 +700,7 @@ func testMySQLSweepUsesIndex(t *testing.T, server *servertest.Server) {
 	if n, err := store.DeleteExpired(t.Context(), 0); n != 0 || err != nil {
 		t.Errorf("with the limit 0: %d, %v", n, err)
 	}
-	if n, err := store.Count(t.Context()); n != 350 || err != nil {
+	if n, err := store.Count(t.Context(), -1, 0); n != 350 || err != nil {
 		t.Errorf("%d records are left (%v), want 350", n, err)
 	}
 }
@@ -474,8 +735,8 @@ func TestMySQLSweepLocksNothingLive(t *testing.T) { onMySQL(t, testMySQLSweepLoc
 func testMySQLSweepLocksNothingLive(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	store := newMySQLStore(t, db, nil)
-	live := fill(t, store, 20, time.Now().Add(time.Hour))
-	fill(t, store, 300, time.Now().Add(-time.Hour))
+	live := storetest.Fill(t, store, 20, time.Now().Add(time.Hour))
+	storetest.Fill(t, store, 300, time.Now().Add(-time.Hour))
 	tx, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -508,7 +769,7 @@ func testMySQLDeadlock(t *testing.T, server *servertest.Server) {
 			t.Fatal(err)
 		}
 	}
-	heavy := fill(t, store, 100, time.Time{})
+	heavy := storetest.Fill(t, store, 100, time.Time{})
 
 	tx, err := db.BeginTx(t.Context(), nil)
 	if err != nil {
@@ -552,7 +813,7 @@ func testMySQLSweepersAtOnce(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	db.SetMaxIdleConns(4)
 	store := newMySQLStore(t, db, nil)
-	wantSweepersAgree(t, store, store, newMySQLStore(t, db, nil), newMySQLStore(t, db, nil))
+	storetest.SweepersAgree(t, 50, store, store, newMySQLStore(t, db, nil), newMySQLStore(t, db, nil))
 }
 
 func TestMySQLListInPages(t *testing.T) { onMySQL(t, testMySQLListInPages) }
@@ -560,7 +821,7 @@ func TestMySQLListInPages(t *testing.T) { onMySQL(t, testMySQLListInPages) }
 func testMySQLListInPages(t *testing.T, server *servertest.Server) {
 	_, db := newMySQLDatabase(t, server)
 	db.SetMaxOpenConns(1)
-	wantPages(t, newMySQLStore(t, db, nil))
+	storetest.Pages(t, newMySQLStore(t, db, nil), 2*256-2) // with the first and the last ID two full pages
 }
 
 // A store closes what Open made, and leaves the application's connections alone.
@@ -581,7 +842,7 @@ func testMySQLClose(t *testing.T, server *servertest.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := session.Close(opened); err != nil {
+	if err := opened.Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := opened.Load(t.Context(), session.ID{}); err == nil || errors.Is(err, session.ErrNotFound) {
@@ -608,7 +869,7 @@ func TestMySQLServerRestarts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer session.Close(store)
+			defer store.Close()
 			wantOutlives(t, server, store)
 		})
 	}
@@ -618,7 +879,7 @@ func TestMySQLServerRestarts(t *testing.T) {
 // was there, fails nobody.
 func TestMySQLOthersConnection(t *testing.T) {
 	rawURL, _ := newMySQLDatabase(t, servertest.MariaDB(t))
-	cfg, _, err := session.ParseMySQLURL(rawURL)
+	cfg, _, _, err := session.ParseMySQLURL(rawURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -680,7 +941,7 @@ func TestMySQLSilentHandshake(t *testing.T) {
 	}
 	defer listener.Close()
 	rawURL := "mysql://root@" + listener.Addr().String() + "/test?timeout=100ms&readTimeout=24h"
-	cfg, _, err := session.ParseMySQLURL(rawURL)
+	cfg, _, _, err := session.ParseMySQLURL(rawURL)
 	if err != nil {
 		t.Fatal(err)
 	}

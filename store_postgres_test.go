@@ -1,37 +1,44 @@
+//go:build !encrypted
+
 package session_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"example.com/session"
 	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
 	"example.com/session/sessiontest"
 )
 
 func TestPostgresStore(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	for name, params := range map[string]string{
-		"Open":            "table=conformance",
-		"simple protocol": "table=conformance_simple&default_query_exec_mode=simple_protocol",
-		"exec":            "table=conformance_exec&default_query_exec_mode=exec",
-		"repeatable read": "table=conformance_repeatable&default_transaction_isolation=repeatable%20read",
-		"serializable":    "table=conformance_serializable&default_transaction_isolation=serializable",
+		"Open":            "",
+		"simple protocol": "&default_query_exec_mode=simple_protocol",
+		"exec":            "&default_query_exec_mode=exec",
+		"repeatable read": "&default_transaction_isolation=repeatable%20read",
+		"serializable":    "&default_transaction_isolation=serializable",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := session.Open(t.Context(), withParams(server.URL, params))
+			store, err := session.Open(t.Context(), server.Apart(t, "table")+params)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer session.Close(store)
+			defer store.Close()
 			sessiontest.Run(t, func(*testing.T) session.Store { return store })
 		})
 	}
@@ -100,10 +107,238 @@ func TestPostgresRoundTrips(t *testing.T) {
 	}
 }
 
+// Settings that the documentation leaves to the application, as parameters of the URL.
+func TestPostgresSettings(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	rawURL, pool := newPostgresDatabase(t, server)
+	mustExecPostgres(t, pool, `CREATE SCHEMA other; CREATE TABLE other.unrelated (id int)`)
+	newPostgresStore(t, pool, nil) // or the first case to run would say in which schema the table is
+	for name, params := range map[string]string{
+		"read uncommitted":  "default_transaction_isolation=read%20uncommitted",
+		"repeatable read":   "default_transaction_isolation=repeatable%20read",
+		"serializable":      "default_transaction_isolation=serializable&default_transaction_deferrable=on",
+		"search path":       "search_path=other,public",
+		"path without it":   "search_path=%22$user%22&table=public.sessions",
+		"no path":           "search_path=pg_catalog&table=public.sessions",
+		"strings":           "standard_conforming_strings=off&escape_string_warning=on&backslash_quote=off",
+		"bytea":             "bytea_output=escape",
+		"bytea, describe":   "bytea_output=escape&default_query_exec_mode=cache_describe",
+		"describe and exec": "default_query_exec_mode=describe_exec",
+		"encoding":          "client_encoding=LATIN1&datestyle=German",
+		"replica":           "session_replication_role=replica&synchronous_commit=off",
+		"plans":             "plan_cache_mode=force_generic_plan&enable_indexscan=off&enable_bitmapscan=off",
+		"other plans":       "plan_cache_mode=force_custom_plan&enable_seqscan=off&jit=on&jit_above_cost=0",
+		"nulls":             "transform_null_equals=on&quote_all_identifiers=on&row_security=off",
+		"one connection":    "pool_max_conns=1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := session.Open(t.Context(), withParams(rawURL, params))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			const n = 400
+			mustExecPostgres(t, pool, "INSERT INTO sessions SELECT sha256(n::text::bytea), 1, 1, 'x' FROM generate_series(1, $1) AS n", n)
+			wantSweep(t, store.(sqlStore), n)
+			wantOperations(t, store.(sqlStore))
+		})
+	}
+}
+
+// Statements that the server has forgotten, or has under another shape, are not prepared.
+func TestPostgresPreparedStatements(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	for name, change := range map[string]string{
+		"forgotten":         "DEALLOCATE ALL",
+		"discarded":         "DISCARD ALL",
+		"table of a schema": "CREATE SCHEMA later; ALTER TABLE sessions SET SCHEMA later; SET search_path = later",
+		"other type":        "ALTER TABLE sessions ALTER version TYPE numeric",
+		"other column":      "ALTER TABLE sessions ADD more int; ALTER TABLE sessions DROP more",
+		"other output":      "DEALLOCATE ALL; SET bytea_output = escape",
+	} {
+		t.Run(name, func(t *testing.T) {
+			rawURL, _ := newPostgresDatabase(t, server)
+			pool := newPool(t, withParams(rawURL, "pool_max_conns=1"))
+			store := newPostgresStore(t, pool, nil)
+			wantOperations(t, store)
+			for range 2 {
+				mustExecPostgres(t, pool, change, pgx.QueryExecModeSimpleProtocol)
+				wantOperations(t, store)
+				change = "SELECT 1"
+			}
+		})
+	}
+}
+
+// Behind a pooler that lends a connection for a transaction, each statement may meet another connection of the server's.
+func TestPostgresPooler(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	rawURL, _ := newPostgresDatabase(t, server)
+	pooler := newPostgresPooler(t, rawURL, 3)
+	store, err := session.Open(t.Context(), strings.Replace(rawURL, server.Addrs[0], pooler, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	sessiontest.Run(t, func(*testing.T) session.Store { return store })
+}
+
+// newPostgresPooler returns the address of a pooler in transaction mode, with n connections to the server, which takes no
+// notice of prepared statements.
+func newPostgresPooler(t *testing.T, rawURL string, n int) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	idle := make(chan *pgconn.HijackedConn, n)
+	for range n {
+		conn, err := pgconn.Connect(t.Context(), rawURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hijacked, err := conn.Hijack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { hijacked.Conn.Close() })
+		idle <- hijacked
+	}
+	var running sync.WaitGroup
+	t.Cleanup(func() {
+		listener.Close()
+		cancel()
+		running.Wait()
+	})
+	running.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			stop := context.AfterFunc(ctx, func() { client.Close() })
+			running.Go(func() {
+				defer stop()
+				defer client.Close()
+				pool(pgproto3.NewBackend(client, client), idle)
+			})
+		}
+	})
+	return listener.Addr().String()
+}
+
+// pool passes on each of a client's transactions to the server's connection that has been idle for the longest.
+func pool(client *pgproto3.Backend, idle chan *pgconn.HijackedConn) {
+	if _, err := client.ReceiveStartupMessage(); err != nil {
+		return
+	}
+	client.Send(&pgproto3.AuthenticationOk{})
+	client.Send(&pgproto3.ParameterStatus{Name: "standard_conforming_strings", Value: "on"})
+	client.Send(&pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
+	client.Send(&pgproto3.BackendKeyData{SecretKey: make([]byte, 4)})
+	client.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	for client.Flush() == nil {
+		var transaction []byte
+		for done := false; !done; {
+			message, err := client.Receive()
+			if err != nil {
+				return
+			}
+			if transaction, err = message.Encode(transaction); err != nil {
+				return
+			}
+			_, synced := message.(*pgproto3.Sync)
+			_, query := message.(*pgproto3.Query)
+			done = synced || query
+		}
+		server := <-idle
+		if _, err := server.Conn.Write(transaction); err != nil {
+			return
+		}
+		for ready := false; !ready; {
+			reply, err := server.Frontend.Receive()
+			if err != nil {
+				return
+			}
+			client.Send(reply)
+			_, ready = reply.(*pgproto3.ReadyForQuery)
+		}
+		idle <- server
+	}
+}
+
+// Requests wait for room, whoever's limit it is.
+func TestPostgresNoRoom(t *testing.T) {
+	server := servertest.Start(t, servertest.KindPostgreSQL, "-c", "max_connections=12", "-c", "superuser_reserved_connections=3")
+	admin := newPool(t, withParams(server.URL, "pool_max_conns=1"))
+	mustExecPostgres(t, admin, "GRANT ALL ON SCHEMA public TO PUBLIC")
+	for name, limits := range map[string]string{"server": "", "account": "CONNECTION LIMIT 3"} {
+		t.Run(name, func(t *testing.T) {
+			wantRoomForAll(t, newPostgresAccount(t, admin, server.URL, limits))
+			mustExecPostgres(t, admin, "DROP TABLE sessions")
+		})
+	}
+	t.Run("database", func(t *testing.T) {
+		mustExecPostgres(t, admin, "CREATE DATABASE small CONNECTION LIMIT 2")
+		small := withDatabase(t, server.URL, "small")
+		pool := newPool(t, small) // a superuser, for whom the limit is none
+		mustExecPostgres(t, pool, "GRANT ALL ON SCHEMA public TO PUBLIC")
+		rawURL := newPostgresAccount(t, pool, small, "")
+		wantRoomForAll(t, rawURL)
+		mustExecPostgres(t, pool, "ALTER DATABASE small CONNECTION LIMIT 0")
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := session.Open(ctx, rawURL)
+		wantError(t, err, "p@ss", "takes no connection more", server.Addrs[0])
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v, want that of the context", err)
+		}
+	})
+}
+
+// The reason survives a last try that the context ends before the server has answered.
+func TestPostgresNoRoomAtTheEnd(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := session.NewPostgresStore(ctx, &fullDB{}, nil)
+	wantError(t, err, "p@ss", "takes no connection more", "no room in 127.0.0.1")
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+}
+
+// A fullDB turns away its first caller, and has no answer for the next.
+type fullDB struct {
+	session.PostgresDB
+	asked atomic.Bool
+}
+
+func (d *fullDB) Query(ctx context.Context, _ string, _ ...any) (pgx.Rows, error) {
+	if !d.asked.Swap(true) {
+		return nil, &pgconn.PgError{Code: "53300", Message: "no room in 127.0.0.1"}
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Of several servers in the URL, the one that takes writes counts, whichever comes first.
+func TestPostgresSeveralServers(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	readOnly := servertest.Start(t, servertest.KindPostgreSQL, "-c", "default_transaction_read_only=on")
+	both := readOnly.Addrs[0] + "," + server.Addrs[0]
+	store, err := session.Open(t.Context(), strings.Replace(server.Apart(t, "table"), server.Addrs[0], both, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	wantUsable(t, store)
+}
+
 func TestPostgresConstructorsAtOnce(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, pool := newPostgresDatabase(t, server)
-	open := func() (session.Store, error) { return session.Open(t.Context(), rawURL) }
+	open := func() (session.StoreCloser, error) { return session.Open(t.Context(), rawURL) }
 	for range 5 {
 		openAtOnce(t, open)
 		mustExecPostgres(t, pool, "DELETE FROM sessions")
@@ -113,35 +348,78 @@ func TestPostgresConstructorsAtOnce(t *testing.T) {
 	}
 }
 
-func TestPostgresAccountThatMayNotCreate(t *testing.T) {
-	server := servertest.PostgreSQL(t)
-	rawURL, pool := newPostgresDatabase(t, server)
+// newPostgresAccount makes an account with the privileges, and returns the URL for it.
+func newPostgresAccount(t *testing.T, pool *pgxpool.Pool, rawURL, limits string, grants ...string) string {
+	t.Helper()
 	const password = "p@ss:/?#&%'"
 	user := randomName("u")
-	mustExecPostgres(t, pool, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-	mustExecPostgres(t, pool, "CREATE ROLE "+user+" LOGIN PASSWORD '"+strings.ReplaceAll(password, "'", "''")+"'")
+	mustExecPostgres(t, pool, "CREATE ROLE "+user+" LOGIN PASSWORD '"+strings.ReplaceAll(password, "'", "''")+"' "+limits)
 	t.Cleanup(func() {
 		mustExecPostgres(t, pool, "DROP OWNED BY "+user)
 		mustExecPostgres(t, pool, "DROP ROLE "+user)
 	})
-	limited := withUser(t, rawURL, user, password)
+	for _, grant := range grants {
+		mustExecPostgres(t, pool, "GRANT "+grant+" TO "+user)
+	}
+	return withUser(t, rawURL, user, password)
+}
 
-	_, err := session.Open(t.Context(), limited)
-	wantError(t, err, password, `create the table "sessions"`, "denied")
+// The accounts here have exactly what the documentation lists.
+func TestPostgresAccounts(t *testing.T) {
+	server := servertest.PostgreSQL(t)
+	rawURL, pool := newPostgresDatabase(t, server)
+	database := strings.TrimPrefix(mustParse(t, rawURL).Path, "/")
+	mustExecPostgres(t, pool, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+	mustExecPostgres(t, pool, "REVOKE ALL ON DATABASE "+database+" FROM PUBLIC")
+	grants := []string{"CONNECT ON DATABASE " + database, "USAGE ON SCHEMA public"}
+	conforms := func(account string) {
+		t.Helper()
+		store, err := session.Open(t.Context(), account)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		sessiontest.Run(t, func(*testing.T) session.Store { return store })
+	}
+	user := newPostgresAccount(t, pool, rawURL, "", grants...)
+	_, err := session.Open(t.Context(), user)
+	wantError(t, err, "p@ss", `create the table "sessions"`, "denied", "session.PostgresSchema",
+		"SELECT, INSERT, UPDATE and DELETE")
 
+	creator := newPostgresAccount(t, pool, rawURL, "", append(grants, "CREATE ON SCHEMA public")...)
+	conforms(creator)
+	mustExecPostgres(t, pool, "DROP TABLE sessions")
 	schema, err := session.PostgresSchema("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	mustExecPostgres(t, pool, schema)
 	mustExecPostgres(t, pool, schema) // does no harm
-	mustExecPostgres(t, pool, "GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO "+user)
-	store, err := session.Open(t.Context(), limited)
+	_, err = session.Open(t.Context(), user)
+	wantError(t, err, "p@ss", "may not SELECT, INSERT, UPDATE, DELETE", `on the table "sessions"`, "GRANT")
+	const all = "SELECT, INSERT, UPDATE, DELETE ON sessions"
+	conforms(newPostgresAccount(t, pool, rawURL, "", append(grants, all)...))
+	for _, lacking := range []string{"INSERT", "UPDATE", "DELETE"} {
+		rest := strings.Replace(all, ", "+lacking, "", 1)
+		_, err := session.Open(t.Context(), newPostgresAccount(t, pool, rawURL, "", append(grants, rest)...))
+		wantError(t, err, "p@ss", "may not "+lacking+" on")
+	}
+
+	user = newPostgresAccount(t, pool, rawURL, "", append(grants, all)...)
+	store, err := session.Open(t.Context(), user)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close(store)
-	wantUsable(t, store)
+	defer store.Close()
+	mustExecPostgres(t, pool, "REVOKE ALL ON sessions FROM "+mustParse(t, user).User.Username())
+	_, err = store.Load(t.Context(), session.ID{})
+	wantError(t, err, "p@ss", "permission denied", `needs SELECT, INSERT, UPDATE and DELETE on the table "sessions"`)
+	mustExecPostgres(t, pool, "DROP INDEX sessions_expires_idx")
+	_, err = session.Open(t.Context(), newPostgresAccount(t, pool, rawURL, "", append(grants, all)...))
+	wantError(t, err, "p@ss", `create an index of the table "sessions"`, "on the column expires")
+	mustExecPostgres(t, pool, "DROP TABLE sessions")
+	_, err = store.Load(t.Context(), session.ID{})
+	wantError(t, err, "p@ss", `the table "sessions" is not there any more`, "session.PostgresSchema")
 }
 
 func TestPostgresTableShape(t *testing.T) {
@@ -202,9 +480,11 @@ func TestPostgresTableShape(t *testing.T) {
 
 func TestPostgresNoCreate(t *testing.T) {
 	server := servertest.PostgreSQL(t)
-	_, pool := newPostgresDatabase(t, server)
+	rawURL, pool := newPostgresDatabase(t, server)
 	opts := &session.PostgresOptions{NoCreate: true}
 	_, err := session.NewPostgresStore(t.Context(), pool, opts)
+	wantError(t, err, "", `the table "sessions" is not there`)
+	_, err = session.Open(t.Context(), rawURL+"&create=false")
 	wantError(t, err, "", `the table "sessions" is not there`)
 
 	newPostgresStore(t, pool, nil)
@@ -228,7 +508,7 @@ func TestPostgresTableNames(t *testing.T) {
 	mustExecPostgres(t, pool, `CREATE SCHEMA "Elsewhere"`)
 	for _, name := range []string{"Mixed", "mixed", "_", "select", strings.Repeat("x", 50), "Elsewhere.mixed"} {
 		store := newPostgresStore(t, pool, &session.PostgresOptions{Table: name})
-		if n, err := store.Count(t.Context()); n != 0 || err != nil {
+		if n, err := store.Count(t.Context(), -1, 0); n != 0 || err != nil {
 			t.Errorf("a table of its own has %d records (%v), want none", n, err)
 		}
 		wantUsable(t, store)
@@ -262,12 +542,14 @@ func TestPostgresErrorsHidePassword(t *testing.T) {
 		{"postgresql://nobody@" + address + "/test?password=" + secret, "password authentication failed"},
 		{"postgres://postgres@" + address + "/no_such_database", "does not exist"},
 		{"postgres://nobody:" + secret + "@127.0.0.1:1/test?sslmode=disable", "127.0.0.1:1"},
+		{"postgres://nobody:" + secret + "@127.0.0.1:1/test?sslmode=disable", "cannot be reached (does it run,"},
 		{"postgres://nobody:" + secret + "@" + address + "/test?sslmode=require", "TLS"},
 		{"postgres://nobody:" + secret + "@" + address + "/test?sslmode=perhaps", "sslmode"},
 		{"postgres://nobody:" + secret + "@" + address + "/test?pool_max_conns=some", "pool_max_conns"},
 		{"postgres://nobody@" + address + "/test?pool_max_conns=some&password=" + secret, "pool_max_conns"},
 		{"postgres://postgres@" + address + "/test?no_such_parameter=1", "no_such_parameter"},
 		{"postgres://nobody:" + secret + "@" + address + "/test?table=a%20b", `"a b"`},
+		{"postgres://nobody:" + secret + "@" + address + "/test?create=perhaps", `true or false, not "perhaps"`},
 		{"postgres:nobody:" + secret, "percent-encoded"},
 		{"postgres://nobody:" + secret + "/" + port + "@" + address + "/test", "percent-encoded"},
 		{"postgres://nobody:" + port + "/" + secret + "@" + address + "/test", "percent-encoded"},
@@ -305,8 +587,9 @@ func TestPostgresURL(t *testing.T) {
 		if got != want || opts.Table != "" {
 			t.Errorf("%s is %s with table %q, want %s", rawURL, got, opts.Table, want)
 		}
-		if c.ConnectTimeout != 5*time.Second || cfg.MaxConns < 8 {
-			t.Errorf("%s: connects for %v and %d times", rawURL, c.ConnectTimeout, cfg.MaxConns)
+		if c.ConnectTimeout != 5*time.Second || cfg.MaxConns != 8 || cfg.MaxConnIdleTime >= 5*time.Second {
+			t.Errorf("%s: connects for %v, %d times, and keeps that for %v", rawURL, c.ConnectTimeout, cfg.MaxConns,
+				cfg.MaxConnIdleTime)
 		}
 	}
 	const parameters = "table=a.b&sslmode=require&pool_max_conns=3&connect_timeout=7&search_path=x"
@@ -326,7 +609,7 @@ func TestPostgresDamagedRow(t *testing.T) {
 	_, pool := newPostgresDatabase(t, server)
 	store := newPostgresStore(t, pool, nil)
 	for _, version := range []int{0, -1} {
-		id := randomID()
+		id := storetest.RandomID()
 		mustExecPostgres(t, pool, "INSERT INTO sessions VALUES ($1, $2, 9223372036854775807, 'secret')", id[:], version)
 		_, err := store.Load(t.Context(), id)
 		wantError(t, err, "secret", "damaged", id.String())
@@ -397,8 +680,8 @@ func TestPostgresSweepLocksNothingLive(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	_, pool := newPostgresDatabase(t, server)
 	store := newPostgresStore(t, pool, nil)
-	live := fill(t, store, 20, time.Now().Add(time.Hour))
-	expired := fill(t, store, 300, time.Now().Add(-time.Hour))
+	live := storetest.Fill(t, store, 20, time.Now().Add(time.Hour))
+	expired := storetest.Fill(t, store, 300, time.Now().Add(-time.Hour))
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -422,14 +705,14 @@ func TestPostgresSweepersAtOnce(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, pool := newPostgresDatabase(t, server)
 	strict := newPool(t, withParams(rawURL, "default_transaction_isolation=serializable"))
-	wantSweepersAgree(t, newPostgresStore(t, pool, nil), newPostgresStore(t, pool, nil),
+	storetest.SweepersAgree(t, 50, newPostgresStore(t, pool, nil), newPostgresStore(t, pool, nil),
 		newPostgresStore(t, strict, nil), newPostgresStore(t, strict, nil))
 }
 
 func TestPostgresListInPages(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, _ := newPostgresDatabase(t, server)
-	wantPages(t, newPostgresStore(t, newPool(t, withParams(rawURL, "pool_max_conns=1")), nil))
+	storetest.Pages(t, newPostgresStore(t, newPool(t, withParams(rawURL, "pool_max_conns=1")), nil), 2*256-2) // with the first and the last ID two full pages
 }
 
 // A store closes what Open made, and leaves the application's connections alone.
@@ -449,7 +732,7 @@ func TestPostgresClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := session.Close(opened); err != nil {
+	if err := opened.Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := opened.Load(t.Context(), session.ID{}); err == nil || errors.Is(err, session.ErrNotFound) {
@@ -464,6 +747,6 @@ func TestPostgresServerRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer session.Close(store)
+	defer store.Close()
 	wantOutlives(t, server, store)
 }

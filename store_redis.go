@@ -3,7 +3,6 @@ package session
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,33 +13,65 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // A RedisStore keeps records in Redis (5 or later) or Valkey: a single server, one that Sentinel watches, a
-// Cluster or a Ring. Each record is one string, which the server removes when it expires. It implements Toucher
-// and Lister, and is safe for concurrent use.
+// Cluster or a Ring. Each record is one string, which the server removes when it expires. It implements Toucher,
+// Lister, Counter and StoreCloser, and is safe for concurrent use.
 //
 // Every operation takes one round trip and touches one key; but a Save with version 0 takes another where something is
 // under the key already. Save and Touch are scripts that the server knows by their hash; a server that does not (it was
-// restarted, another took its place) is sent the text once. The commands in use are EVALSHA, EVAL, GET, GETRANGE, SET,
-// SETRANGE, DEL, PEXPIRE, PERSIST and, for List and Count, SCAN.
+// restarted, another took its place) is sent the text once.
 //
 // A server with a memory limit should not evict (maxmemory-policy noeviction, which makes Save fail when it is
-// full): what it evicts is a session lost. What a crash of the server or a failover to a replica loses is up to
-// how the server is set up; a session can then read as it was some moments before.
+// full): what it evicts is a session lost. A Save that takes no more room than what it replaces succeeds on a full server,
+// and so do Touch and Delete: sessions can be ended. How much a crash of the server or a failover to a replica loses is up
+// to how the server is set up; a session can then read as it was some moments before.
+//
+// After a failover, connections to the former primary may live on: behind a name or a proxy that leads to the new one.
+// Load is refused there like Save, because it asks by GETEX (before Redis 6.2, which lacks that, by GET: it shows what may
+// be out of date). A store that Open returned then drops all connections and repeats the call once. One with the
+// application's client repeats it on the client's other connections, as long as they answer READONLY. On a Cluster, a call
+// that gets no answer has the client ask which nodes are masters now, which it would do every minute otherwise.
+//
+// An account needs these commands, for the keys that begin with the prefix:
+//
+//	GETEX GET SET SETRANGE GETRANGE STRLEN DEL PEXPIRE PERSIST EVALSHA EVAL   always; but on a Cluster no GETEX
+//	SCAN                                                                      for List and Count
+//	PING                                                                      for Open
+//	SELECT                                                                    for a database other than 0
+//	CLUSTER SLOTS                                                             on a Cluster
+//
+// With Sentinel, an account there needs SENTINEL GET-MASTER-ADDR-BY-NAME and, to hear of failovers and other Sentinels,
+// SENTINEL SENTINELS, PING, and SUBSCRIBE to all channels. HELLO, AUTH and what the client sends of CLIENT need no
+// permission: it does without.
 //
 // Something else under a record's key, of whatever type, reads as absent, and the next Save replaces it.
+//
+// The URL for Open, whose scheme is redis, rediss, valkey or valkeys:
+//
+//	redis://[[user]:password@][host][:port][/database][?parameters]
+//
+// A user without a password is taken for a password. Host and port default to 127.0.0.1 and 6379, rediss is TLS.
+// With one or more parameters addr=host:port it is a Cluster, of which these and the URL's own host are nodes;
+// with master_name=name these are Sentinels, and so is the URL's user, while the parameters username and
+// password are the server's. The parameter prefix is that of RedisOptions. All others are those of go-redis
+// (ParseURL, ParseClusterURL, ParseFailoverURL), such as pool_size: how many connections a process has to each server, 20
+// unless it says otherwise. When the server takes no more connections, a call waits for one until its context ends, or for
+// 5 seconds.
 type RedisStore struct {
 	client redis.UniversalClient
 	prefix string
 	save   *redis.Script
 	touch  *redis.Script
-	prompt bool // the client keeps to the deadline of a context
-	opened bool // the client is ours to close
+	prompt bool        // the client keeps to the deadline of a context
+	fresh  bool        // Load is to be refused by a server that has become a replica
+	conns  *redisConns // of a client that is ours to close; nil: it is the application's
+	old    atomic.Bool // the server does not know GETEX
 }
 
 // RedisOptions are the options of NewRedisStore. The zero value, and nil, mean the defaults.
@@ -59,6 +90,11 @@ type RedisOptions struct {
 // The client repeats a command whose reply was lost (MaxRetries), and so does the store where the connection has
 // ended. A Save that had taken effect all the same then returns ErrConflict. A client that reads from replicas or
 // caches replies can delay what Load sees.
+//
+// For a failover to be over soon, set MaxRetries to 1 or more, and on a Cluster ClusterStateReloadInterval to a second:
+// a master that does not answer costs the first calls their whole time otherwise. Where an answer of LOADING or MASTERDOWN
+// goes on while new connections would lead to another server, only the application can drop those that the client has:
+// ConnMaxLifetime of a minute does. PoolSize times the number of processes has to stay below the server's maxclients.
 func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore {
 	if opts == nil {
 		opts = &RedisOptions{}
@@ -71,11 +107,11 @@ func NewRedisStore(client redis.UniversalClient, opts *RedisOptions) *RedisStore
 	}
 	switch c := client.(type) {
 	case *redis.Client:
-		s.prompt = c.Options().ContextTimeoutEnabled
-	case *redis.ClusterClient:
+		s.prompt, s.fresh = c.Options().ContextTimeoutEnabled, true
+	case *redis.ClusterClient: // whose replicas say by themselves that they are not the ones to ask
 		s.prompt = c.Options().ContextTimeoutEnabled
 	case *redis.Ring:
-		s.prompt = c.Options().ContextTimeoutEnabled
+		s.prompt, s.fresh = c.Options().ContextTimeoutEnabled, true
 	}
 	return s
 }
@@ -98,17 +134,26 @@ elseif #head == 18 and string.sub(head, 1, 2) == 'S\1' then
 	if expires == 0 or expires > tonumber(ARGV[2]) then version = string.sub(head, 3, 10) end
 end
 `
+	// redisSave succeeds on a server that is full where it takes no more room than what is there: a server checks whether
+	// it has room before the first write of a script only.
 	redisSave = `
 if version ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then
-	redis.call('SET', KEYS[1], ARGV[4])
-elseif ARGV[3] == '0' then
+if ARGV[3] == '0' then
 	redis.call('DEL', KEYS[1])
-else
-	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
+	return 1
 end
+local set = {'SET', KEYS[1], ARGV[4]}
+if ARGV[3] ~= '' then set[4], set[5] = 'PX', ARGV[3] end
+local reply = redis.pcall(unpack(set))
+if reply.err and version ~= none and string.find(reply.err, 'OOM', 1, true)
+	and redis.call('STRLEN', KEYS[1]) >= #ARGV[4] then
+	redis.call('DEL', KEYS[1])
+	reply = redis.call(unpack(set))
+end
+if reply.err then return reply end
 return 1
 `
+	// redisTouch writes the value last, for the same reason.
 	redisTouch = `
 if version == none then return -1 end
 if version ~= ARGV[1] then return 0 end
@@ -116,12 +161,12 @@ if ARGV[3] == '0' then
 	redis.call('DEL', KEYS[1])
 	return 1
 end
-redis.call('SETRANGE', KEYS[1], 10, ARGV[4])
 if ARGV[3] == '' then
 	redis.call('PERSIST', KEYS[1])
 else
 	redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
+redis.call('SETRANGE', KEYS[1], 10, ARGV[4])
 return 1
 `
 )
@@ -131,13 +176,13 @@ const redisMaxData = 512<<20 - 1<<10
 
 // Load implements Store.
 func (s *RedisStore) Load(ctx context.Context, id ID) (Record, error) {
-	value, err := redisCall(ctx, s, func() ([]byte, error) { return s.client.Get(ctx, s.key(id)).Bytes() })
+	value, err := redisCall(ctx, s, func() ([]byte, error) { return s.get(ctx, id) })
 	switch {
 	case err == nil:
 	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return Record{}, ErrNotFound
 	default:
-		return Record{}, redisError(ctx, "load", err)
+		return Record{}, s.fault(ctx, "load", err)
 	}
 	rec, ok := unpackRecord(value)
 	if !ok || !rec.Live(time.Now()) {
@@ -157,16 +202,16 @@ func (s *RedisStore) Save(ctx context.Context, id ID, rec Record) error {
 		created, err := s.create(ctx, id, rec.Expires, value)
 		switch {
 		case err != nil:
-			return redisError(ctx, "save", err)
+			return s.fault(ctx, "save", err)
 		case created:
 			return nil
 		}
-		// What is there may count as absent.
+		// The value that is there may count as absent.
 	}
 	code, err := s.run(ctx, s.save, id, rec.Version, expires, value)
 	switch {
 	case err != nil:
-		return redisError(ctx, "save", err)
+		return s.fault(ctx, "save", err)
 	case code == 0:
 		return ErrConflict
 	}
@@ -179,7 +224,7 @@ func (s *RedisStore) Touch(ctx context.Context, id ID, rec Record) error {
 	code, err := s.run(ctx, s.touch, id, rec.Version, expires, binary.BigEndian.AppendUint64(nil, uint64(expires)))
 	switch {
 	case err != nil:
-		return redisError(ctx, "touch", err)
+		return s.fault(ctx, "touch", err)
 	case code < 0:
 		return ErrNotFound
 	case code == 0:
@@ -192,7 +237,7 @@ func (s *RedisStore) Touch(ctx context.Context, id ID, rec Record) error {
 func (s *RedisStore) Delete(ctx context.Context, id ID) error {
 	_, err := redisCall(ctx, s, func() (int64, error) { return s.client.Del(ctx, s.key(id)).Result() })
 	if err != nil {
-		return redisError(ctx, "delete", err)
+		return s.fault(ctx, "delete", err)
 	}
 	return nil
 }
@@ -215,27 +260,58 @@ func (s *RedisStore) List(ctx context.Context) iter.Seq2[Entry, error] {
 			return true, nil
 		})
 		if err != nil {
-			yield(Entry{}, redisError(ctx, "list", err))
+			yield(Entry{}, s.fault(ctx, "list", err))
 		}
 	}
 }
 
-// Count implements Lister. It counts keys, as List goes through them, without looking into what is there.
-func (s *RedisStore) Count(ctx context.Context) (int, error) {
+// Count implements Counter. It goes through the keys as List does; to count all does not look into what is there, anything
+// else asks for one byte of each.
+func (s *RedisStore) Count(ctx context.Context, at int, b byte) (int, error) {
 	total := 0
 	err := s.scan(ctx, func(ids []ID) (bool, error) {
-		total += len(ids)
-		return true, nil
+		n := len(ids)
+		var err error
+		if at >= 0 {
+			n, err = s.countByte(ctx, ids, int64(packedHeadSize+at), b)
+		}
+		total += n
+		return true, err
 	})
 	if err != nil {
-		return 0, redisError(ctx, "count", err)
+		return 0, s.fault(ctx, "count", err)
 	}
 	return total, nil
 }
 
+// countByte counts the values that have a byte at an index, in one round trip to each node.
+func (s *RedisStore) countByte(ctx context.Context, ids []ID, at int64, b byte) (n int, err error) {
+	cmds, err := redisCall(ctx, s, func() ([]redis.Cmder, error) {
+		return s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, id := range ids {
+				p.GetRange(ctx, s.key(id), at, at)
+			}
+			return nil
+		})
+	})
+	if cmds == nil {
+		return 0, err
+	}
+	for _, cmd := range cmds {
+		value, err := cmd.(*redis.StringCmd).Bytes()
+		if err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "WRONGTYPE") {
+			return 0, err
+		}
+		if hasByte(value, 0, b) {
+			n++
+		}
+	}
+	return n, nil
+}
+
 // Close closes what Open opened. It does nothing to a store that NewRedisStore returned.
 func (s *RedisStore) Close() error {
-	if !s.opened {
+	if s.conns == nil {
 		return nil
 	}
 	if err := s.client.Close(); err != nil && !errors.Is(err, redis.ErrClosed) {
@@ -245,34 +321,32 @@ func (s *RedisStore) Close() error {
 }
 
 // openRedis is the OpenFunc of "redis:", "rediss:", "valkey:" and "valkeys:".
-//
-//	redis://[[user]:password@][host][:port][/database][?parameters]
-//
-// A user without a password is taken for a password. Host and port default to 127.0.0.1 and 6379, rediss is TLS.
-// With one or more parameters addr=host:port it is a Cluster, of which these and the URL's own host are nodes;
-// with master_name=name these are Sentinels, and so is the URL's user, while the parameters username and
-// password are the server's. The parameter prefix is that of RedisOptions. All others are those of go-redis
-// (ParseURL, ParseClusterURL, ParseFailoverURL), such as pool_size.
-func openRedis(ctx context.Context, rawURL string) (Store, error) {
-	client, prefix, err := dialRedis(rawURL)
+func openRedis(ctx context.Context, rawURL string) (StoreCloser, error) {
+	conns := &redisConns{}
+	client, prefix, err := dialRedis(rawURL, conns)
 	if err != nil {
 		return nil, err
 	}
 	s := NewRedisStore(client, &RedisOptions{Prefix: prefix})
-	s.opened = true
+	s.conns = conns
 	_, err = redisCall(ctx, s, func() (string, error) { return client.Ping(ctx).Result() })
 	if err != nil {
 		client.Close()
-		return nil, redisError(ctx, "open", err)
+		return nil, s.fault(ctx, "open", err)
 	}
 	return s, nil
 }
 
-// dialRedis returns a client for the URL, which has not connected yet, and the prefix.
+// redisPoolSize is how many connections a store has to each server that Open returned, unless its URL says otherwise.
+// A server has 10,000 by default, and an operation takes less than a millisecond of one.
+const redisPoolSize = 20
+
+// dialRedis returns a client for the URL, which has not connected yet and makes its connections by way of conns, and
+// the prefix.
 //
 // A command is repeated once if its reply was lost, where go-redis by default repeats it three times: once is
 // what a connection needs that broke while it was idle. To repeat a save is safe, see NewRedisStore.
-func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err error) {
+func dialRedis(rawURL string, conns *redisConns) (client redis.UniversalClient, prefix string, err error) {
 	u, params, err := parseRedisURL(rawURL)
 	if err != nil {
 		return nil, "", err
@@ -291,7 +365,8 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 		}
 		o.ContextTimeoutEnabled = true
 		o.MaxRetries, o.DialerRetries = cmp.Or(o.MaxRetries, 1), cmp.Or(o.DialerRetries, 1)
-		o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
+		o.PoolSize, o.PipelinePoolSize = cmp.Or(o.PoolSize, redisPoolSize), -1
+		o.Dialer = conns.dialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewFailoverClient(o), prefix, nil
 	case params.Has("addr"):
 		o, err := redis.ParseClusterURL(u.String())
@@ -303,7 +378,9 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 		}
 		o.ContextTimeoutEnabled = true
 		o.DialerRetries = cmp.Or(o.DialerRetries, 1) // retries are the Cluster's MaxRedirects
-		o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
+		o.PoolSize, o.PipelinePoolSize = cmp.Or(o.PoolSize, redisPoolSize), -1
+		o.ClusterStateReloadInterval = time.Second // a master that is out of reach says nothing of who took its place
+		o.Dialer = conns.dialer(o.TLSConfig, o.DialTimeout)
 		return redis.NewClusterClient(o), prefix, nil
 	}
 	o, err := redis.ParseURL(u.String())
@@ -312,38 +389,10 @@ func dialRedis(rawURL string) (client redis.UniversalClient, prefix string, err 
 	}
 	o.ContextTimeoutEnabled = true
 	o.MaxRetries, o.DialerRetries = cmp.Or(o.MaxRetries, 1), cmp.Or(o.DialerRetries, 1)
-	o.Dialer = redisDialer(o.TLSConfig, o.DialTimeout)
+	o.PoolSize, o.PipelinePoolSize = cmp.Or(o.PoolSize, redisPoolSize), -1
+	o.Dialer = conns.dialer(o.TLSConfig, o.DialTimeout)
 	return redis.NewClient(o), prefix, nil
 }
-
-// redisDialer returns a dialer that hands out a useless connection where another would return an error. After as
-// many such errors as its pool is large, go-redis makes no connection for a second or more, even where the
-// server is back at once.
-func redisDialer(config *tls.Config, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {
-	dial := redis.NewDialer(&redis.Options{TLSConfig: config, DialTimeout: cmp.Or(timeout, 5*time.Second)})
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dial(ctx, network, addr)
-		if err != nil {
-			return failedConn{err}, nil
-		}
-		return conn, nil
-	}
-}
-
-// A failedConn is a connection that could not be made. If it gets into the pool, because nobody waits for it any
-// more, the pool's check of idle connections finds it out by SyscallConn.
-type failedConn struct{ err error }
-
-func (c failedConn) SyscallConn() (syscall.RawConn, error) { return nil, c.err }
-
-func (c failedConn) Read([]byte) (int, error)         { return 0, c.err }
-func (c failedConn) Write([]byte) (int, error)        { return 0, c.err }
-func (c failedConn) Close() error                     { return nil }
-func (c failedConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (c failedConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
-func (c failedConn) SetDeadline(time.Time) error      { return nil }
-func (c failedConn) SetReadDeadline(time.Time) error  { return nil }
-func (c failedConn) SetWriteDeadline(time.Time) error { return nil }
 
 // parseRedisURL returns the URL as go-redis takes it, and its parameters. It checks all that go-redis would
 // repeat in an error and that could be part of a password with characters that are not percent-encoded.
@@ -385,6 +434,28 @@ func parseRedisURL(rawURL string) (*url.URL, url.Values, error) {
 }
 
 func (s *RedisStore) key(id ID) string { return prefixed(s.prefix, id) }
+
+// get returns the value under a key.
+//
+// GETEX without options is GET, but counts as a write. So a server that has become a replica refuses it, where GET
+// would show what is out of date.
+func (s *RedisStore) get(ctx context.Context, id ID) ([]byte, error) {
+	if s.fresh && !s.old.Load() {
+		cmd := redis.NewStringCmd(ctx, "getex", s.key(id))
+		s.client.Process(ctx, cmd)
+		switch err := cmd.Err(); {
+		case err == nil:
+			return cmd.Bytes()
+		case redis.HasErrorPrefix(err, "unknown command"): // before Redis 6.2
+			s.old.Store(true)
+		case redis.HasErrorPrefix(err, "NOREPLICAS"), redis.HasErrorPrefix(err, "MISCONF"):
+			// A primary that takes no writes, but may be read.
+		default:
+			return nil, err
+		}
+	}
+	return s.client.Get(ctx, s.key(id)).Bytes()
+}
 
 // create stores a value under a key that does not exist. It takes the server half the time of the script (new sessions
 // on Redis, in module bench).
@@ -510,26 +581,6 @@ func (s *RedisStore) nodes(ctx context.Context) ([]redis.Cmdable, error) {
 	return []redis.Cmdable{s.client}, nil
 }
 
-// redisCall calls f, again where a connection broke, and returns when ctx is done, if f would not.
-//
-// The client finds out by itself which idle connections have ended, unless they are of TLS: any number of them
-// may be of no use then, and each call uses up at least one.
-func redisCall[T any](ctx context.Context, s *RedisStore, f func() (T, error)) (T, error) {
-	again := func() (T, error) {
-		value, err := f()
-		if brokenConn(err) {
-			for left := s.idle(); left >= 0 && brokenConn(err) && ctx.Err() == nil; left-- {
-				value, err = f()
-			}
-		}
-		return value, err
-	}
-	if _, ok := ctx.Deadline(); (ok && s.prompt) || ctx.Done() == nil {
-		return again()
-	}
-	return untilDone(ctx, again)
-}
-
 // idle returns how many idle connections to one server the client has, at most.
 func (s *RedisStore) idle() int {
 	switch c := s.client.(type) {
@@ -541,8 +592,4 @@ func (s *RedisStore) idle() int {
 		return int(c.PoolStats().IdleConns)
 	}
 	return 0
-}
-
-func redisError(ctx context.Context, op string, err error) error {
-	return fmt.Errorf("session: redis: %s: %w", op, overdue(ctx, err))
 }

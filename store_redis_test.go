@@ -1,3 +1,5 @@
+//go:build !encrypted
+
 package session_test
 
 import (
@@ -8,16 +10,19 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"example.com/session"
 	"example.com/session/internal/servertest"
 	"example.com/session/sessiontest"
-	"github.com/redis/go-redis/v9"
 )
 
 func TestRedisStore(t *testing.T) {
@@ -222,12 +227,20 @@ func TestRedisExpiry(t *testing.T) {
 		{"1970", time.Unix(0, 0), -2},
 	}
 	for _, test := range tests {
-		for _, op := range []string{"save", "touch"} {
+		for _, op := range []string{"save", "replace", "replace what stays", "touch"} {
 			t.Run(op+" "+test.name, func(t *testing.T) {
 				var err error
 				switch op {
 				case "save":
 					err = store.Save(ctx, id, session.Record{Expires: test.expires})
+				case "replace", "replace what stays":
+					before := session.Record{Expires: now.Add(time.Minute)}
+					if op != "replace" {
+						before.Expires = time.Time{}
+					}
+					if err = store.Save(ctx, id, before); err == nil {
+						err = store.Save(ctx, id, session.Record{Version: 1, Expires: test.expires})
+					}
 				case "touch":
 					if err = store.Save(ctx, id, session.Record{Expires: now.Add(time.Minute)}); err == nil {
 						err = store.Touch(ctx, id, session.Record{Version: 1, Expires: test.expires})
@@ -319,7 +332,7 @@ func TestRedisRefuses(t *testing.T) {
 				err := store.Save(ctx, session.ID{byte(version)}, session.Record{Version: version, Data: make([]byte, 1000)})
 				checkFault(t, "Save", err, test.text)
 			}
-			if test.name != "full" { // a touch takes no memory
+			if test.name != "full" { // see TestRedisFull
 				rec := session.Record{Version: 1, Expires: time.Now().Add(time.Hour)}
 				checkFault(t, "Touch", store.Touch(ctx, session.ID{1}, rec), test.text)
 			}
@@ -327,6 +340,79 @@ func TestRedisRefuses(t *testing.T) {
 	}
 	if rec, err := store.Load(ctx, session.ID{1}); err != nil || rec.Version != 1 {
 		t.Errorf("Load: %+v, %v: something was changed", rec, err)
+	}
+}
+
+// A server that is full takes what needs no more room than what is there: sessions can be ended, and prolonged.
+func TestRedisFull(t *testing.T) {
+	ctx := t.Context()
+	for name, kind := range map[string]servertest.Kind{
+		"Redis": servertest.KindRedis, "Valkey": servertest.KindValkey, "Cluster": servertest.KindRedisCluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := servertest.Start(t, kind)
+			store := openStore(t, server.URL)
+			limit := func(memory string) {
+				for _, addr := range server.Addrs {
+					client := redis.NewClient(&redis.Options{Addr: addr})
+					if err := client.ConfigSet(ctx, "maxmemory", memory).Err(); err != nil {
+						t.Fatal(err)
+					}
+					client.Close()
+				}
+			}
+			id, other, soon := session.ID{1}, session.ID{2}, time.Now().Add(time.Minute).Truncate(time.Millisecond)
+			for _, id := range []session.ID{id, other} {
+				if err := store.Save(ctx, id, session.Record{Data: make([]byte, 100)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			v := newVisitor(t, store, &session.Options{Logger: quiet})
+			phone, laptop, desk := v.clone().login(), v.clone().login(), v.clone().login()
+			locking := newVisitor(t, store, &session.Options{Logger: quiet, Locking: true})
+			tablet := v.clone().login()
+			tablet.m = locking.m
+			limit("1")
+			for version, size := range []int{100, 99, 99, 0} {
+				rec := session.Record{Version: uint64(version + 1), Data: make([]byte, size)}
+				if version > 1 {
+					rec.Expires = soon
+				}
+				if err := store.Save(ctx, id, rec); err != nil {
+					t.Errorf("Save of %d bytes: %v", size, err)
+				}
+				found, err := store.Load(ctx, id)
+				if err != nil || found.Version != rec.Version+1 || len(found.Data) != size || !found.Expires.Equal(rec.Expires) {
+					t.Errorf("Load: %+v, %v", found, err)
+				}
+			}
+			if err := store.Save(ctx, id, session.Record{Version: 3}); !errors.Is(err, session.ErrConflict) {
+				t.Errorf("Save of a former version: %v, want ErrConflict", err)
+			}
+			checkFault(t, "Save", store.Save(ctx, id, session.Record{Version: 5, Data: make([]byte, 1)}), "maxmemory")
+			checkFault(t, "Save", store.Save(ctx, session.ID{3}, session.Record{}), "maxmemory")
+			for _, expires := range []time.Time{soon, {}, soon} {
+				if err := session.Touch(ctx, store, other, session.Record{Version: 1, Expires: expires}); err != nil {
+					t.Errorf("Touch: %v", err)
+				}
+				if found, err := store.Load(ctx, other); err != nil || len(found.Data) != 100 || !found.Expires.Equal(expires) {
+					t.Errorf("Load: %+v, %v", found, err)
+				}
+			}
+			wantStatus(t, phone.visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
+			wantStatus(t, tablet.visit(func(s *session.Session) { s.Set("k", 1) }), http.StatusServiceUnavailable)
+			wantStatus(t, tablet.visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
+			if n, err := v.m.EndSessions(ctx, session.OfUser("ann")); n != 2 || err != nil {
+				t.Errorf("ended %d, %v", n, err)
+			}
+			wantStatus(t, v.clone().visit(func(s *session.Session) { s.Set("k", 1) }), http.StatusServiceUnavailable)
+			limit("0")
+			for _, v := range []*visitor{phone, tablet, laptop, desk} {
+				if v.alive() {
+					t.Error("a session that was ended lives")
+				}
+			}
+		})
 	}
 }
 
@@ -364,10 +450,154 @@ func TestRedisPassword(t *testing.T) {
 			case !test.ok && (strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "hunter")):
 				t.Errorf("%q: the error shows the password: %v", test.userinfo, err)
 			case err == nil:
-				session.Close(store)
+				store.Close()
 			}
 		}
 	}
+}
+
+// The commands that the documentation of RedisStore lists are enough, and none of them is too many.
+func TestRedisAccount(t *testing.T) {
+	const records = "getex get set setrange getrange strlen del pexpire persist evalsha eval scan"
+	tests := []struct {
+		name     string
+		server   func(*testing.T) *servertest.Server
+		commands string
+		open     func(t *testing.T, s *servertest.Server, userinfo, prefix string) (session.Store, error)
+	}{
+		{"Redis, opened", startKind(servertest.KindRedis), records + " ping select", openAs("/1")},
+		{"Valkey, opened", startKind(servertest.KindValkey), records + " ping select", openAs("/1")},
+		{"Cluster, opened", startKind(servertest.KindRedisCluster),
+			strings.TrimPrefix(records, "getex ") + " ping cluster|slots", openAs("")},
+		{"Sentinel, opened", startKind(servertest.KindRedisSentinel), records + " ping", openBySentinel},
+		{"Redis, adopted", startKind(servertest.KindRedis), records, adoptAs},
+		{"Valkey, adopted", startKind(servertest.KindValkey), records, adoptAs},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := test.server(t)
+			userinfo, prefix := "app:not-told@", uniquePrefix()
+			try := func(commands []string) error {
+				rules := []any{"ACL", "SETUSER", "app", "reset", "on", ">not-told", "~" + prefix + "*"}
+				for _, command := range commands {
+					rules = append(rules, "+"+command)
+				}
+				nodes := server.Addrs
+				if strings.HasPrefix(test.name, "Sentinel") {
+					nodes = nodes[:1]
+				}
+				for _, addr := range nodes {
+					askServer(t, addr, rules...)
+				}
+				store, err := test.open(t, server, userinfo, prefix)
+				if err != nil {
+					return err
+				}
+				return useAll(t, store, nodes)
+			}
+			commands := strings.Fields(test.commands)
+			if err := try(commands); err != nil {
+				t.Errorf("with %v: %v", commands, err)
+			}
+			for i, command := range commands {
+				rest := slices.Delete(slices.Clone(commands), i, i+1)
+				if err := try(rest); err == nil || !strings.Contains(err.Error(), "the account needs") {
+					t.Errorf("without %s: %v", command, err)
+				}
+			}
+		})
+	}
+}
+
+func startKind(kind servertest.Kind) func(*testing.T) *servertest.Server {
+	return func(t *testing.T) *servertest.Server { return servertest.Start(t, kind) }
+}
+
+func openAs(database string) func(*testing.T, *servertest.Server, string, string) (session.Store, error) {
+	return func(t *testing.T, s *servertest.Server, userinfo, prefix string) (session.Store, error) {
+		addrs := database + "?"
+		if len(s.Addrs) > 1 {
+			addrs += "addr=" + s.Addrs[1] + "&"
+		}
+		return openOnce(t, "redis://"+userinfo+s.Addrs[0]+addrs+"prefix="+prefix)
+	}
+}
+
+// openBySentinel has an account of its own at the Sentinel.
+func openBySentinel(t *testing.T, s *servertest.Server, userinfo, prefix string) (session.Store, error) {
+	askServer(t, s.Addrs[2], "ACL", "SETUSER", "watcher", "reset", "on", ">not-told-either", "&*",
+		"+sentinel|get-master-addr-by-name", "+sentinel|sentinels", "+subscribe", "+ping")
+	user, password, _ := strings.Cut(strings.TrimSuffix(userinfo, "@"), ":")
+	return openOnce(t, "redis://watcher:not-told-either@"+s.Addrs[2]+"/0?master_name=main&username="+user+
+		"&password="+password+"&prefix="+prefix)
+}
+
+func openOnce(t *testing.T, url string) (session.Store, error) {
+	store, err := session.Open(t.Context(), url)
+	if err == nil {
+		t.Cleanup(func() { store.Close() })
+	}
+	return store, err
+}
+
+func adoptAs(t *testing.T, s *servertest.Server, userinfo, prefix string) (session.Store, error) {
+	opts, err := redis.ParseURL("redis://" + userinfo + s.Addrs[0])
+	if err != nil {
+		return nil, err
+	}
+	client := redis.NewClient(opts)
+	t.Cleanup(func() { client.Close() })
+	return session.NewRedisStore(client, &session.RedisOptions{Prefix: prefix}), nil
+}
+
+func askServer(t *testing.T, addr string, command ...any) {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: addr})
+	defer client.Close()
+	if err := client.Do(t.Context(), command...).Err(); err != nil {
+		t.Fatalf("%v: %v", command, err)
+	}
+}
+
+// useAll has a store do all that it can do, on a server that has forgotten the scripts and on one that is full.
+func useAll(t *testing.T, store session.Store, nodes []string) error {
+	ctx := t.Context()
+	all := func(command ...any) error {
+		for _, addr := range nodes {
+			askServer(t, addr, command...)
+		}
+		return nil
+	}
+	id, soon := session.ID{1}, time.Now().Add(time.Minute)
+	steps := []func() error{
+		func() error { return all("SCRIPT", "FLUSH") },
+		func() error { return store.Delete(ctx, id) },
+		func() error { return store.Save(ctx, id, session.Record{}) },
+		func() error { _, err := store.Load(ctx, id); return err },
+		func() error { return store.Save(ctx, id, session.Record{Version: 1, Expires: soon}) },
+		func() error { return session.Touch(ctx, store, id, session.Record{Version: 2, Expires: soon}) },
+		func() error { return session.Touch(ctx, store, id, session.Record{Version: 2}) },
+		func() error { return all("CONFIG", "SET", "maxmemory", "1") },
+		func() error { return store.Save(ctx, id, session.Record{Version: 2}) },
+		func() error { return all("CONFIG", "SET", "maxmemory", "0") },
+		func() error {
+			for _, err := range session.List(ctx, store) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		func() error { return store.Delete(ctx, id) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			all("CONFIG", "SET", "maxmemory", "0")
+			return err
+		}
+	}
+	return nil
 }
 
 func TestRedisURL(t *testing.T) {
@@ -393,7 +623,7 @@ func TestRedisURL(t *testing.T) {
 			if err := store.Save(ctx, id, session.Record{}); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := session.Count(ctx, store); n != 1 || err != nil {
+			if n, err := session.CountRecords(ctx, store); n != 1 || err != nil {
 				t.Errorf("Count: %d, %v", n, err)
 			}
 			conn := client.Conn()
@@ -435,7 +665,7 @@ func TestRedisURL(t *testing.T) {
 		t.Run(url, func(t *testing.T) {
 			store, err := session.Open(ctx, url)
 			if err == nil {
-				session.Close(store)
+				store.Close()
 				t.Fatal("no error")
 			}
 			checkURLError(t, err, "pool_size")
@@ -452,11 +682,11 @@ func TestRedisOpensClusterAndCloses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n, err := session.Count(ctx, store); n != 30 || err != nil {
+	if n, err := session.CountRecords(ctx, store); n != 30 || err != nil {
 		t.Errorf("Count: %d, %v", n, err)
 	}
 	for range 2 {
-		if err := session.Close(store); err != nil {
+		if err := store.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
 	}
@@ -464,7 +694,7 @@ func TestRedisOpensClusterAndCloses(t *testing.T) {
 		t.Errorf("Delete after Close: %v, want redis.ErrClosed", err)
 	}
 	client := redisClient(t, servertest.Redis(t))
-	if err := session.Close(session.NewRedisStore(client, nil)); err != nil {
+	if err := session.NewRedisStore(client, nil).Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
 	if err := client.Ping(ctx).Err(); err != nil {
@@ -569,7 +799,7 @@ func TestRedisList(t *testing.T) {
 			if err := other.Save(ctx, session.ID{1}, session.Record{}); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := store.Count(ctx); n != len(expected) || err != nil {
+			if n, err := store.Count(ctx, -1, 0); n != len(expected) || err != nil {
 				t.Errorf("Count: %d, %v; want %d", n, err, len(expected))
 			}
 			for entry, err := range store.List(ctx) {
@@ -598,13 +828,64 @@ func TestRedisList(t *testing.T) {
 	}
 }
 
-// Below are helpers for the tests of all stores on a server.
+func TestRedisSentinelStore(t *testing.T) {
+	sessiontest.Run(t, func(t *testing.T) session.Store {
+		return openStore(t, servertest.RedisSentinel(t).URL+"&prefix="+uniquePrefix())
+	})
+}
 
-var prefixes atomic.Int64
+// When the primary dies, its replica takes over: the store fails until then, and finds and changes what is there
+// afterwards, without a restart.
+func TestRedisSentinelFailover(t *testing.T) {
+	ctx := t.Context()
+	server := servertest.Start(t, servertest.KindRedisSentinel)
+	store := openStore(t, server.URL)
+	id := session.ID{1}
+	if err := store.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour), Data: []byte("before")}); err != nil {
+		t.Fatal(err)
+	}
+	primary := redis.NewClient(&redis.Options{Addr: server.Addrs[0], MaxRetries: -1, DialerRetries: 1})
+	defer primary.Close()
+	// No promise of the store's: that the replica has it is up to the server's settings.
+	if n, err := primary.Wait(ctx, 1, 0).Result(); n != 1 || err != nil {
+		t.Fatalf("WAIT: %d, %v", n, err)
+	}
+	primary.ShutdownNoSave(ctx)
+	if err := primary.Ping(ctx).Err(); err == nil {
+		t.Fatal("the primary is still there")
+	}
 
-// uniquePrefix returns a prefix that no other test uses, nor another run of this one.
-func uniquePrefix() string {
-	return fmt.Sprintf("t%x-%d:", time.Now().UnixNano(), prefixes.Add(1))
+	failed := 0
+	rec, err := store.Load(ctx, id)
+	for ; err != nil; rec, err = store.Load(ctx, id) {
+		if errors.Is(err, session.ErrNotFound) {
+			t.Fatalf("while nobody is primary: %v", err)
+		}
+		failed++
+		select {
+		case <-ctx.Done():
+			t.Fatal(ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if failed == 0 {
+		t.Error("the store answered before another server could have become primary")
+	}
+	if rec.Version != 1 || string(rec.Data) != "before" {
+		t.Errorf("found version %d, %q", rec.Version, rec.Data)
+	}
+	rec.Data = []byte("after")
+	if err := store.Save(ctx, id, rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := want(store.Save(ctx, id, rec), session.ErrConflict); err != nil {
+		t.Error(err)
+	}
+	replica := redis.NewClient(&redis.Options{Addr: server.Addrs[1]})
+	defer replica.Close()
+	if n, err := replica.DBSize(ctx).Result(); n != 1 || err != nil {
+		t.Errorf("the new primary has %d keys, %v", n, err)
+	}
 }
 
 func redisClient(t *testing.T, server *servertest.Server) *redis.Client {
@@ -631,92 +912,12 @@ func redisCluster(t *testing.T, server *servertest.Server) *redis.ClusterClient 
 	return client
 }
 
-func openStore(t *testing.T, url string) session.Store {
-	t.Helper()
-	store, err := session.Open(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { session.Close(store) })
-	return store
-}
-
-// packed returns a record as it is in Redis and Memcached.
-func packed(version uint64, expires int64, data string) []byte {
-	b := []byte("S\x01")
-	b = binary.BigEndian.AppendUint64(b, version)
-	b = binary.BigEndian.AppendUint64(b, uint64(expires))
-	return append(b, data...)
-}
-
-// want returns nil if err is the one that is wanted.
-func want(err, wanted error) error {
-	if errors.Is(err, wanted) {
-		return nil
-	}
-	return fmt.Errorf("got %v, want %v", err, wanted)
-}
-
-// checkFault checks an error that says that the store could not do its work.
-func checkFault(t *testing.T, op string, err error, text string) {
-	t.Helper()
-	if err == nil || errors.Is(err, session.ErrConflict) || errors.Is(err, session.ErrNotFound) ||
-		!strings.HasPrefix(err.Error(), "session: ") || !strings.Contains(err.Error(), text) {
-		t.Errorf("%s: %v; want a fault that says %q", op, err, text)
-	}
-}
-
-// checkURLError checks an error about a URL that has "secret" where a password might be.
-func checkURLError(t *testing.T, err error, except string) {
-	t.Helper()
-	if !strings.HasPrefix(err.Error(), "session: ") {
-		t.Errorf("%q does not start with the package's name", err)
-	}
-	if strings.Contains(err.Error(), "secret") && (except == "" || !strings.Contains(err.Error(), except)) {
-		t.Errorf("%q shows what may be a password", err)
-	}
-}
-
-// expiring returns a context that is done before a server has answered that does not.
-func expiring(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// testPaused checks that calls to a store whose server does not answer end with their context.
-func testPaused(t *testing.T, store session.Store) {
-	for name, call := range map[string]func(context.Context) error{
-		"Load": func(ctx context.Context) error { _, err := store.Load(ctx, session.ID{1}); return err },
-		"Save": func(ctx context.Context) error { return store.Save(ctx, session.ID{1}, session.Record{}) },
-		"Touch": func(ctx context.Context) error {
-			return session.Touch(ctx, store, session.ID{1}, session.Record{Version: 1})
-		},
-		"Delete": func(ctx context.Context) error { return store.Delete(ctx, session.ID{1}) },
-		"Count": func(ctx context.Context) error {
-			_, err := session.Count(ctx, store)
-			if errors.Is(err, errors.ErrUnsupported) {
-				return context.DeadlineExceeded
-			}
-			return err
-		},
-	} {
-		if err := call(expiring(t)); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s: %v, want context.DeadlineExceeded", name, err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(50*time.Millisecond, cancel)
-		if err := call(ctx); !errors.Is(err, context.Canceled) && name != "Count" {
-			t.Errorf("%s: %v, want context.Canceled", name, err)
-		}
-	}
-}
-
 // A wire passes on connections to a server, and counts round trips: how often the server was asked anew after
 // it had answered.
 type wire struct {
-	addr  string
-	trips atomic.Int64
+	addr   string
+	trips  atomic.Int64
+	server atomic.Value // the address that new connections lead to, a string
 }
 
 func newWire(t *testing.T, server string) *wire {
@@ -726,6 +927,7 @@ func newWire(t *testing.T, server string) *wire {
 		t.Fatal(err)
 	}
 	w := &wire{addr: listener.Addr().String()}
+	w.server.Store(server)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn
@@ -735,7 +937,7 @@ func newWire(t *testing.T, server string) *wire {
 			if err != nil {
 				return
 			}
-			upstream, err := net.Dial("tcp", server)
+			upstream, err := net.Dial("tcp", w.server.Load().(string))
 			if err != nil {
 				client.Close()
 				continue

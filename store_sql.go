@@ -2,23 +2,25 @@ package session
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
 	"math/rand/v2"
 	"net/url"
-	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// A sqlTable is the table of a store in an SQL database. What is true of it, its columns and indexes, is one
-// line of lower-case text each: "id bytea not null", "primary key (id)", "index (expires)".
+// A sqlTable is the table of a store in an SQL database. Each fact about it, its columns and indexes, is one
+// line of lower-case text: "id bytea not null", "primary key (id)", "index (expires)".
 type sqlTable struct {
-	server string // for error texts: "mysql"
-	name   string
-	lines  []string // what has to be true, and nothing else, but for more indexes that are not unique
+	calls *sqlCaller
+	name  string
+	lines []string // what has to be true, and nothing else, but for more indexes that are not unique
 
 	inspect func(ctx context.Context) ([]string, error)
 	create  func(ctx context.Context, exists bool) error
@@ -31,7 +33,7 @@ func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
 	for try := 1; ; try++ {
 		found, err := t.inspect(ctx)
 		if err != nil {
-			return sqlError(ctx, t.server, "look at the table "+t.name, err)
+			return t.calls.error(ctx, "look at the table "+t.name, err)
 		}
 		missing, surplus := t.compare(found)
 		switch {
@@ -39,15 +41,28 @@ func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
 			return nil
 		case len(found) > 0 && !onlyIndexes(missing, surplus):
 			return fmt.Errorf("session: %s: the table %s is of another shape: it lacks %s and has %s",
-				t.server, t.name, quoteLines(missing), quoteLines(surplus))
+				t.calls.server, t.name, quoteLines(missing), quoteLines(surplus))
 		case noCreate || try == sqlTries:
-			return fmt.Errorf("session: %s: the table %s is not there, or hidden from this account, or it lacks %s",
-				t.server, t.name, quoteLines(missing))
+			return fmt.Errorf("session: %s: the table %s is not there, or hidden from this account, or it lacks %s (%s has "+
+				"what makes it)", t.calls.server, t.name, quoteLines(missing), t.calls.schema)
 		}
 		if err := t.create(ctx, len(found) > 0); err != nil && !t.raced(err) {
-			return sqlError(ctx, t.server, "create the table "+t.name+" or its index", err)
+			return t.createError(ctx, len(found) > 0, err)
 		}
 	}
+}
+
+// createError says what to do where the account may not create what is missing.
+func (t *sqlTable) createError(ctx context.Context, exists bool, err error) error {
+	switch forbidden := t.calls.fault(err) == sqlForbidden; {
+	case forbidden && exists:
+		return fmt.Errorf("session: %s: create an index of the table %s: have an account that may do so create one on the "+
+			"column expires: %w", t.calls.server, t.name, err)
+	case forbidden:
+		return fmt.Errorf("session: %s: create the table %s: have an account that may do so run what %s returns, and grant "+
+			"this one SELECT, INSERT, UPDATE and DELETE on it: %w", t.calls.server, t.name, t.calls.schema, err)
+	}
+	return t.calls.error(ctx, "create the table "+t.name+" or its index", err)
 }
 
 // compare returns the lines that should be true and are not, and the lines that are true and should not be.
@@ -83,44 +98,207 @@ func quoteLines(lines []string) string {
 	return `"` + strings.Join(lines, `", "`) + `"`
 }
 
-// sqlTries is how often a statement is run that the server rolls back through no fault of its own. Serializable
-// transactions that insert into the same page of an index need several, and deadlocks two.
-const sqlTries = 10
+// sqlConns is how many connections a store has that Open returned, unless its URL says otherwise: few enough for a dozen
+// processes and what else there is to share the hundred that PostgreSQL allows by default, or the 151 of MySQL.
+const sqlConns = 8
 
-// sqlConns is how many connections a store has that Open returned, unless its URL says otherwise.
-func sqlConns() int { return max(8, 4*runtime.GOMAXPROCS(0)) }
+// The times that connections of Open's last: while not in use, less than Options.StoreTimeout, so that a process that has
+// none gets one in time; and altogether, so that proxies and servers do not end them first.
+const (
+	sqlIdleTime = 3 * time.Second
+	sqlLifetime = 5 * time.Minute
+)
 
-// retrySQL calls run until it succeeds, or fails with an error after which it is of no use to call it again:
-// neither has the server rolled the statement back, nor was it sent on a connection that had ended, perhaps long
-// ago, and perhaps as one of many. In the latter case it may have taken effect: run again, a save that did is a
-// conflict.
-func retrySQL(ctx context.Context, rolledBack, broken func(error) bool, run func() error) error {
-	for try, lost := 1, 0; ; {
-		err := run()
+// A sqlFault is what a server's error means for the call that got it.
+type sqlFault int
+
+const (
+	sqlLasting    sqlFault = iota // the same call would fail again
+	sqlCollided                   // the server has rolled it back because of another one at the same time
+	sqlBroken                     // the connection had ended
+	sqlUnreached                  // no connection could be made
+	sqlFull                       // the server takes no connection more just now
+	sqlBusy                       // somebody else keeps the database locked just now
+	sqlReadOnly                   // the server takes no writes; another one may have taken its place
+	sqlUnprepared                 // the server refuses to prepare a statement, or has forgotten it
+	sqlForbidden                  // the account may not do that
+	sqlMissing                    // there is no table any more
+)
+
+// errSQLReadOnly is returned by a statement that only reads, and has met a server that takes no writes.
+var errSQLReadOnly = errors.New("the server may be out of date")
+
+// exceptReadOnly returns err, but for errSQLReadOnly after which call did not go on: then there is no better server.
+func exceptReadOnly(err error) error {
+	if errors.Is(err, errSQLReadOnly) {
+		return nil
+	}
+	return err
+}
+
+// A sqlCaller makes calls to a server, again where that helps.
+type sqlCaller struct {
+	server string // for error texts: "mysql"
+	table  string // the same
+	schema string // what makes the table: "session.MySQLSchema"
+	fault  func(error) sqlFault
+	advice func(error) string // what to do about an error; nil: what to do about a server's
+	conns  int                // as many connections may have ended at once
+	// renew makes every call from now on get a connection that is made from now on. It is nil where the
+	// connections are the application's.
+	renew func()
+
+	renewing     sync.Mutex
+	renewals     atomic.Uint64
+	settledUntil atomic.Int64 // until then, in Unix nanoseconds, new connections lead to a server that is read-only, too
+	plainUntil   atomic.Int64 // until then, statements are not prepared
+}
+
+const (
+	// sqlTries is how often a statement is run that the server rolls back through no fault of its own. Serializable
+	// transactions that insert into the same page of an index need several, and deadlocks two.
+	sqlTries = 10
+	// sqlPatience is how long a call without a deadline waits for room on the server.
+	sqlPatience = 5 * time.Second
+	// sqlSettled is how long reads are content with a server that is read-only, once new connections have led to one.
+	sqlSettled = time.Second
+	// sqlPlain is how long statements are not prepared after the server refused one.
+	sqlPlain = time.Minute
+)
+
+// sqlTried is what call has done so far.
+type sqlTried struct {
+	began                                        time.Time
+	lost, dialed, collided, waited, wrong, plain int
+	renewals                                     uint64 // of the caller, when the last run began
+	before                                       error  // of the last run but this one
+}
+
+// call calls run until it succeeds, or fails with an error after which it is of no use to call it again. If the
+// connection had ended, or led to a server that has become read-only, run may have taken effect: again, a save that
+// did is a conflict. prepared is false where statements are better not prepared.
+func (c *sqlCaller) call(ctx context.Context, run func(prepared bool) error) error {
+	var tried sqlTried
+	for {
+		tried.renewals = c.renewals.Load()
+		until := c.plainUntil.Load()
+		err := run(until == 0 || time.Now().UnixNano() >= until)
 		switch {
-		case err == nil || ctx.Err() != nil:
-			return err
-		case broken(err) && lost < sqlConns():
-			lost++
-			continue
-		case try == sqlTries || !rolledBack(err):
-			return err
-		}
-		select {
-		case <-time.After(rand.N(time.Duration(try) * time.Millisecond)): // who collided does not do so again
-			try++
-		case <-ctx.Done():
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return tried.explain(err)
+		case !c.again(ctx, &tried, err):
 			return err
 		}
+		tried.before = err
 	}
 }
 
-// sqlError says where err came from, and makes errors.Is find ctx's error in it if ctx is done.
-func sqlError(ctx context.Context, server, doing string, err error) error {
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("session: %s: %s: %w (%v)", server, doing, cause, err)
+// explain adds the error before to that of a run that ctx has ended, which tells nothing but that.
+func (t *sqlTried) explain(err error) error {
+	if t.before == nil || errors.Is(t.before, errSQLReadOnly) { // that would be taken for an answer
+		return err
 	}
-	return fmt.Errorf("session: %s: %s: %w", server, doing, err)
+	return fmt.Errorf("%w, after %w", err, t.before)
+}
+
+// again reports whether to run once more, when the time for it has come.
+func (c *sqlCaller) again(ctx context.Context, tried *sqlTried, err error) bool {
+	switch c.fault(err) {
+	case sqlBroken:
+		tried.lost++
+		return tried.lost <= c.conns
+	case sqlUnreached:
+		// Once more: package sql makes connections for callers that wait for one, one after the other, and gives the
+		// error to whoever waits by then. It may be that of a connection begun when the server was not there yet.
+		tried.dialed++
+		return tried.dialed == 1
+	case sqlCollided:
+		tried.collided++
+		return tried.collided < sqlTries && sqlPause(ctx, time.Duration(tried.collided)*time.Millisecond)
+	case sqlFull:
+		return tried.wait(ctx, 10*time.Millisecond, 250*time.Millisecond)
+	case sqlBusy:
+		return tried.wait(ctx, time.Millisecond, 16*time.Millisecond)
+	case sqlReadOnly:
+		return c.moveOn(tried)
+	case sqlUnprepared:
+		c.plainUntil.Store(time.Now().Add(sqlPlain).UnixNano())
+		tried.plain++
+		return tried.plain == 1
+	}
+	return false
+}
+
+// wait pauses, for longer each time, and reports false when it has done so for long enough.
+func (t *sqlTried) wait(ctx context.Context, first, longest time.Duration) bool {
+	if t.waited++; t.waited == 1 {
+		t.began = time.Now()
+	}
+	if _, bounded := ctx.Deadline(); !bounded && time.Since(t.began) >= sqlPatience {
+		return false
+	}
+	return sqlPause(ctx, min(first<<min(t.waited-1, 10), longest))
+}
+
+// moveOn leaves the connections to a server that takes no writes, unless those that took their place lead to such a
+// server, too. Twice, since a connection may have been under way when the first were left.
+func (c *sqlCaller) moveOn(tried *sqlTried) bool {
+	now := time.Now()
+	if c.renew == nil || now.UnixNano() < c.settledUntil.Load() {
+		return false
+	}
+	if tried.wrong++; tried.wrong > 2 {
+		c.settledUntil.Store(now.Add(sqlSettled).UnixNano())
+		return false
+	}
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	if c.renewals.Load() == tried.renewals { // else another call did so meanwhile
+		c.renew()
+		c.renewals.Add(1)
+	}
+	return true
+}
+
+// sqlPause waits for about d, so that those who collided do not do so again. It returns false if ctx is done before.
+func sqlPause(ctx context.Context, d time.Duration) bool {
+	return sleep(ctx, d/2+rand.N(d))
+}
+
+// error says where err came from and what to do, and makes errors.Is find ctx's error in it if ctx is done.
+func (c *sqlCaller) error(ctx context.Context, doing string, err error) error {
+	if remedy := c.remedy(err); remedy != "" {
+		doing += ": " + remedy
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("session: %s: %s: %w (%v)", c.server, doing, cause, err)
+	}
+	return fmt.Errorf("session: %s: %s: %w", c.server, doing, err)
+}
+
+func (c *sqlCaller) remedy(err error) string {
+	if c.advice != nil {
+		return c.advice(err)
+	}
+	switch c.fault(err) {
+	case sqlUnreached:
+		return "the server cannot be reached (does it run, and are host and port right?)"
+	case sqlFull:
+		return "the server takes no connection more just now (have all processes larger pools than its limit allows for?)"
+	case sqlReadOnly:
+		if c.renew == nil {
+			return "the server is read-only; if another has taken its place, the application's connections to this one " +
+				"have to be closed"
+		}
+		return "the server is read-only, and new connections lead to no other"
+	case sqlForbidden:
+		return "the account needs SELECT, INSERT, UPDATE and DELETE on the table " + c.table
+	case sqlMissing:
+		return "the table " + c.table + " is not there any more (" + c.schema + " has what makes it)"
+	}
+	return ""
 }
 
 // sqlRecord returns the record of a row, if it is live. It says so if no store has written the row.
@@ -136,6 +314,23 @@ func sqlRecord(server string, id ID, version, expires int64, data []byte) (Recor
 
 // maxSQLVersion is the greatest version that fits a signed BIGINT.
 const maxSQLVersion = 1<<63 - 1
+
+// scanEntries returns the rows of id, version, expires and data, with columns before these, and closes them.
+func scanEntries(rows *sql.Rows, before ...any) (entries []Entry, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		var e Entry
+		var id sql.RawBytes
+		var expires int64
+		if err := rows.Scan(append(before, &id, &e.Record.Version, &expires, &e.Record.Data)...); err != nil {
+			return nil, err
+		}
+		copy(e.ID[:], id)
+		e.Record.Expires = expiryTime(expires)
+		entries = append(entries, e)
+	}
+	return entries, rows.Err()
+}
 
 // sqlPage is how many records one step of a List reads: what a server answers within a moment, and what may be
 // in memory at once.
@@ -214,6 +409,16 @@ func cutParam(query, name string) (value, rest string) {
 		}
 	}
 	return value, strings.Join(others, "&")
+}
+
+// cutCreate removes the parameter create from the query of a URL: whether what is missing may be created.
+func cutCreate(server, query string) (noCreate bool, rest string, err error) {
+	create, rest := cutParam(query, "create")
+	switch create {
+	case "", "true", "false":
+		return create == "false", rest, nil
+	}
+	return false, "", fmt.Errorf("session: create in the %s: URL is true or false, not %q", server, create)
 }
 
 // cutLast is strings.Cut around the last sep.

@@ -1,8 +1,10 @@
+//go:build !encrypted
+
 package session_test
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 
 	"example.com/session"
 	"example.com/session/internal/servertest"
+	"example.com/session/internal/storetest"
 )
 
 // A sqlWire is a TCP proxy that counts round trips: how often a client speaks after the server has had the word.
@@ -102,6 +105,7 @@ type sqlStore interface {
 	session.Toucher
 	session.Sweeper
 	session.Lister
+	session.Counter
 	io.Closer
 }
 
@@ -110,46 +114,53 @@ var (
 	_ sqlStore = (*session.PostgresStore)(nil)
 )
 
+// A sqlOperation is a call with the error that it has to return.
+type sqlOperation struct {
+	name string
+	want error
+	do   func() error
+}
+
+// sqlOperations returns calls of every kind, in an order in which they meet what they are meant to meet.
+func sqlOperations(ctx context.Context, store sqlStore) []sqlOperation {
+	known, unknown := storetest.RandomID(), storetest.RandomID()
+	hour := time.Now().Add(time.Hour)
+	record := func(version uint64, expires time.Time) session.Record {
+		return session.Record{Version: version, Expires: expires, Data: []byte("data")}
+	}
+	return []sqlOperation{
+		{"save new", nil, func() error { return store.Save(ctx, known, record(0, hour.Add(-2*time.Hour))) }},
+		{"save over expired", nil, func() error { return store.Save(ctx, known, record(0, hour)) }},
+		{"save over live", session.ErrConflict, func() error { return store.Save(ctx, known, record(0, hour)) }},
+		{"save next", nil, func() error { return store.Save(ctx, known, record(1, hour)) }},
+		{"save stale", session.ErrConflict, func() error { return store.Save(ctx, known, record(1, hour)) }},
+		{"load", nil, func() error { _, err := store.Load(ctx, known); return err }},
+		{"load unknown", session.ErrNotFound, func() error { _, err := store.Load(ctx, unknown); return err }},
+		{"touch", nil, func() error { return store.Touch(ctx, known, record(2, hour.Add(time.Hour))) }},
+		{"touch to the same", nil, func() error { return store.Touch(ctx, known, record(2, hour.Add(time.Hour))) }},
+		{"touch stale", session.ErrConflict, func() error { return store.Touch(ctx, known, record(1, hour)) }},
+		{"touch unknown", session.ErrNotFound, func() error { return store.Touch(ctx, unknown, record(1, hour)) }},
+		{"sweep", nil, func() error { _, err := store.DeleteExpired(ctx, 10); return err }},
+		{"count", nil, func() error { _, err := store.Count(ctx, -1, 0); return err }},
+		{"list", nil, func() error {
+			for _, err := range store.List(ctx) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"delete", nil, func() error { return store.Delete(ctx, known) }},
+		{"delete unknown", nil, func() error { return store.Delete(ctx, known) }},
+	}
+}
+
 // wantOneTrip checks that each operation on the store, which talks through w over one connection, takes one
 // round trip. The first pass has the statements prepared.
 func wantOneTrip(t *testing.T, w *sqlWire, store sqlStore) {
 	t.Helper()
-	ctx := t.Context()
 	for pass := range 2 {
-		known, unknown := randomID(), randomID()
-		hour := time.Now().Add(time.Hour)
-		record := func(version uint64, expires time.Time) session.Record {
-			return session.Record{Version: version, Expires: expires, Data: []byte("data")}
-		}
-		for _, op := range []struct {
-			name string
-			want error
-			do   func() error
-		}{
-			{"save new", nil, func() error { return store.Save(ctx, known, record(0, hour.Add(-2*time.Hour))) }},
-			{"save over expired", nil, func() error { return store.Save(ctx, known, record(0, hour)) }},
-			{"save over live", session.ErrConflict, func() error { return store.Save(ctx, known, record(0, hour)) }},
-			{"save next", nil, func() error { return store.Save(ctx, known, record(1, hour)) }},
-			{"save stale", session.ErrConflict, func() error { return store.Save(ctx, known, record(1, hour)) }},
-			{"load", nil, func() error { _, err := store.Load(ctx, known); return err }},
-			{"load unknown", session.ErrNotFound, func() error { _, err := store.Load(ctx, unknown); return err }},
-			{"touch", nil, func() error { return store.Touch(ctx, known, record(2, hour.Add(time.Hour))) }},
-			{"touch to the same", nil, func() error { return store.Touch(ctx, known, record(2, hour.Add(time.Hour))) }},
-			{"touch stale", session.ErrConflict, func() error { return store.Touch(ctx, known, record(1, hour)) }},
-			{"touch unknown", session.ErrNotFound, func() error { return store.Touch(ctx, unknown, record(1, hour)) }},
-			{"sweep", nil, func() error { _, err := store.DeleteExpired(ctx, 10); return err }},
-			{"count", nil, func() error { _, err := store.Count(ctx); return err }},
-			{"list", nil, func() error {
-				for _, err := range store.List(ctx) {
-					if err != nil {
-						return err
-					}
-				}
-				return nil
-			}},
-			{"delete", nil, func() error { return store.Delete(ctx, known) }},
-			{"delete unknown", nil, func() error { return store.Delete(ctx, known) }},
-		} {
+		for _, op := range sqlOperations(t.Context(), store) {
 			before := w.trips.Load()
 			err := op.do()
 			if !errors.Is(err, op.want) {
@@ -162,11 +173,76 @@ func wantOneTrip(t *testing.T, w *sqlWire, store sqlStore) {
 	}
 }
 
+// wantOperations checks that each operation does what it has to, and that every byte comes back.
+func wantOperations(t *testing.T, store sqlStore) {
+	t.Helper()
+	for _, op := range sqlOperations(t.Context(), store) {
+		if err := op.do(); !errors.Is(err, op.want) {
+			t.Errorf("%s: error %v, want %v", op.name, err, op.want)
+		}
+	}
+	var every []byte // pairs too, since some character sets have two bytes a character, the second a backslash
+	for i := range 256 {
+		every = append(every, byte(i), '\\', byte(i), '\'', byte(i))
+	}
+	for _, data := range [][]byte{nil, every} {
+		id := storetest.RandomID()
+		if err := store.Save(t.Context(), id, session.Record{Data: data}); err != nil {
+			t.Error(err)
+		}
+		rec, err := store.Load(t.Context(), id)
+		if err != nil || !bytes.Equal(rec.Data, data) || rec.Version != 1 || !rec.Expires.IsZero() {
+			t.Errorf("%d bytes: %+v, %v", len(data), rec, err)
+		}
+		if err := store.Delete(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// wantSweep checks that a store removes n records that have expired and have been put into its table.
+func wantSweep(t *testing.T, store sqlStore, n int) {
+	t.Helper()
+	if removed, err := session.DeleteExpired(t.Context(), store); removed != n || err != nil {
+		t.Errorf("removed %d (%v), want %d", removed, err, n)
+	}
+}
+
+// wantRoomForAll checks that all of some processes' worth of requests succeed, on a server without room for them all.
+func wantRoomForAll(t *testing.T, rawURL string) {
+	t.Helper()
+	const processes, requests = 3, 400
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a store's timeout, on a machine as busy as can be
+	defer cancel()
+	var stores [processes]session.StoreCloser
+	for i := range stores {
+		store, err := session.Open(ctx, rawURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		stores[i] = store
+	}
+	var running sync.WaitGroup
+	for i := range processes * requests {
+		running.Go(func() {
+			store, id := stores[i%processes], storetest.RandomID()
+			if err := store.Save(ctx, id, session.Record{Expires: time.Now().Add(time.Hour)}); err != nil {
+				t.Error(err)
+			}
+			if _, err := store.Load(ctx, id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+}
+
 // openAtOnce has eight processes' worth of constructors run on an empty database.
-func openAtOnce(t *testing.T, open func() (session.Store, error)) {
+func openAtOnce(t *testing.T, open func() (session.StoreCloser, error)) {
 	t.Helper()
 	const openers = 8
-	stores := make([]session.Store, openers)
+	stores := make([]session.StoreCloser, openers)
 	errs := make([]error, openers)
 	var ready, done sync.WaitGroup
 	ready.Add(openers)
@@ -186,7 +262,7 @@ func openAtOnce(t *testing.T, open func() (session.Store, error)) {
 		if err != nil {
 			t.Errorf("store %d: %v", i, err)
 		}
-		if err := session.Close(store); err != nil {
+		if err := store.Close(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -232,112 +308,32 @@ func withDatabase(t *testing.T, rawURL, database string) string {
 	return u.String()
 }
 
-// fill saves n records with that expiry, and returns their IDs.
-func fill(t *testing.T, store session.Store, n int, expires time.Time) []session.ID {
-	t.Helper()
-	ids := make([]session.ID, n)
-	for i := range ids {
-		ids[i] = randomID()
-		if err := store.Save(t.Context(), ids[i], session.Record{Expires: expires, Data: []byte("data")}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return ids
-}
-
-func randomID() (id session.ID) {
-	rand.Read(id[:])
-	return id
-}
-
 // randomName returns a name that no other test uses.
 func randomName(prefix string) string {
-	id := randomID()
+	id := storetest.RandomID()
 	return fmt.Sprintf("%s_%s", prefix, hex.EncodeToString(id[:6]))
 }
 
 // wantUsable checks that a store works.
 func wantUsable(t *testing.T, store session.Store) {
 	t.Helper()
-	id := randomID()
+	id := storetest.RandomID()
 	if err := store.Save(t.Context(), id, session.Record{Data: []byte("data")}); err != nil {
 		t.Fatal(err)
 	}
 	if rec, err := store.Load(t.Context(), id); err != nil || string(rec.Data) != "data" || rec.Version != 1 {
 		t.Fatalf("Load: %+v, %v", rec, err)
 	}
-	fill(t, store, 1, time.Now().Add(-time.Hour))
+	storetest.Fill(t, store, 1, time.Now().Add(-time.Hour))
 	if n, err := session.DeleteExpired(t.Context(), store); n != 1 || err != nil {
 		t.Fatalf("DeleteExpired: %d, %v", n, err)
-	}
-}
-
-// wantPages checks that a store lists more records than a page holds, the first and the last ID among them,
-// while the caller uses the store.
-func wantPages(t *testing.T, store sqlStore) {
-	t.Helper()
-	const n = 2*256 - 2 // with the first and the last ID two full pages
-	want := map[session.ID]bool{}
-	for _, id := range fill(t, store, n, time.Time{}) {
-		want[id] = true
-	}
-	first, last := session.ID{}, session.ID([]byte(strings.Repeat("\xff", 32)))
-	for _, id := range []session.ID{first, last} {
-		if err := store.Save(t.Context(), id, session.Record{}); err != nil {
-			t.Fatal(err)
-		}
-		want[id] = true
-	}
-	for entry, err := range store.List(t.Context()) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !want[entry.ID] {
-			t.Errorf("%s is listed twice, or is not there", entry.ID)
-		}
-		delete(want, entry.ID)
-		if _, err := store.Load(t.Context(), entry.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(want) > 0 {
-		t.Errorf("%d of %d records are not listed", len(want), n+2)
-	}
-}
-
-// wantSweepersAgree checks that of several sweepers at the same time none counts what another one removed, and
-// none leaves anything behind.
-func wantSweepersAgree(t *testing.T, stores ...sqlStore) {
-	t.Helper()
-	const n, step = 1000, 50
-	fill(t, stores[0], n, time.Now().Add(-time.Hour))
-	var removed atomic.Int64
-	var sweepers sync.WaitGroup
-	for _, store := range stores {
-		sweepers.Go(func() {
-			for {
-				k, err := store.DeleteExpired(t.Context(), step)
-				removed.Add(int64(k))
-				if err != nil {
-					t.Error(err)
-				}
-				if err != nil || k < step {
-					return
-				}
-			}
-		})
-	}
-	sweepers.Wait()
-	left, err := stores[0].DeleteExpired(t.Context(), n)
-	if removed.Load() != n || left != 0 || err != nil {
-		t.Errorf("%d were removed and %d left (%v), of %d", removed.Load(), left, err, n)
 	}
 }
 
 // wantOutlives checks that a store works again after its server was gone for a while.
 func wantOutlives(t *testing.T, server *servertest.Server, store session.Store) {
 	t.Helper()
-	id := fill(t, store, 1, time.Time{})[0]
+	id := storetest.Fill(t, store, 1, time.Time{})[0]
 	server.Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

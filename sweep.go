@@ -18,7 +18,7 @@ type sweeper struct {
 // were started together do not go at the store together. An interval of 0, or a store whose server removes them,
 // starts nothing.
 func (m *Manager) sweep(interval time.Duration) {
-	if _, ok := m.store.(Sweeper); !ok || interval == 0 {
+	if _, ok := m.store.(Sweeper); !ok || interval == 0 || m.off {
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())

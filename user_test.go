@@ -3,21 +3,23 @@ package session_test
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/client"
+	"example.com/session/internal/double"
 )
 
 // userSessions returns the sessions of ann.
-func userSessions(t *testing.T, m *session.Manager) []session.UserSession {
+func userSessions(t *testing.T, m *session.Manager) []session.SessionInfo {
 	t.Helper()
-	list, err := m.UserSessions(t.Context(), "ann")
+	list, err := m.Sessions(t.Context(), session.OfUser("ann"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +92,10 @@ func TestUserSessions(t *testing.T) {
 
 		time.Sleep(3 * time.Minute) // the phone's session is renewed, the laptop's soon
 		phone.visit(func(s *session.Session) { s.Has("k") })
-		var list []session.UserSession
+		var list []session.SessionInfo
 		phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
 			var err error
-			if list, err = v.m.UserSessions(r.Context(), "ann"); err != nil {
+			if list, err = v.m.Sessions(r.Context(), session.OfUser("ann")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -118,7 +120,7 @@ func TestUserSessions(t *testing.T) {
 				laptops = s.Handle
 			}
 		}
-		if err := v.m.EndSession(t.Context(), "bob", laptops); !errors.Is(err, session.ErrNotFound) {
+		if _, err := v.m.EndSessions(t.Context(), session.OfUser("bob").One(laptops)); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("bob ends ann's session: %v", err)
 		}
 		time.Sleep(time.Minute)
@@ -127,13 +129,13 @@ func TestUserSessions(t *testing.T) {
 		if old.cookie.Value == laptop.cookie.Value {
 			t.Fatal("the laptop's session was not renewed")
 		}
-		if err := v.m.EndSession(t.Context(), "ann", laptops); err != nil {
+		if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann").One(laptops)); err != nil {
 			t.Error(err)
 		}
 		if laptop.alive() || old.alive() || !phone.alive() || !desk.alive() {
 			t.Errorf("laptop %v %v, phone %v, desk %v", laptop.alive(), old.alive(), phone.alive(), desk.alive())
 		}
-		if err := v.m.EndSession(t.Context(), "ann", laptops); !errors.Is(err, session.ErrNotFound) {
+		if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann").One(laptops)); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("ended twice: %v", err)
 		}
 
@@ -141,14 +143,14 @@ func TestUserSessions(t *testing.T) {
 		laptop.cookie = nil
 		laptop.login()
 		phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
-			if n, err := v.m.EndOtherSessions(r.Context()); n != 2 || err != nil {
+			if n, err := v.m.EndSessions(r.Context(), session.OfUser("ann").Others()); n != 2 || err != nil {
 				t.Errorf("ended %d others, %v", n, err)
 			}
 		})
 		if laptop.alive() || desk.alive() || !phone.alive() {
 			t.Errorf("laptop %v, desk %v, phone %v", laptop.alive(), desk.alive(), phone.alive())
 		}
-		if n, err := v.m.EndUserSessions(t.Context(), "ann"); n != 1 || err != nil {
+		if n, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); n != 1 || err != nil {
 			t.Errorf("ended %d, %v", n, err)
 		}
 		if phone.alive() || len(userSessions(t, v.m)) != 0 {
@@ -185,7 +187,7 @@ func TestUserSessionsThatEnded(t *testing.T) {
 		if list := userSessions(t, v.m); len(list) != 1 {
 			t.Errorf("after a regeneration: %+v", list)
 		}
-		if _, err := v.m.EndUserSessions(t.Context(), "ann"); err != nil || stays.alive() {
+		if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); err != nil || stays.alive() {
 			t.Errorf("it is alive: %v, %v", stays.alive(), err)
 		}
 	})
@@ -253,7 +255,7 @@ func TestLoginAgain(t *testing.T) {
 			// As when a password is changed.
 			wantStatus(t, phone.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
 				session.FromContext(r.Context()).SetUser("ann")
-				if n, err := v.m.EndOtherSessions(r.Context()); n != 1 || err != nil {
+				if n, err := v.m.EndSessions(r.Context(), session.OfUser("ann").Others()); n != 1 || err != nil {
 					t.Errorf("ended %d others, %v", n, err)
 				}
 			}), http.StatusOK)
@@ -285,24 +287,121 @@ func TestMaxSessionsPerUserCountsTheLiving(t *testing.T) {
 	})
 }
 
-// Two logins with one cookie at the same time: one succeeds, and the other leaves nothing behind that counts.
+// Two clicks on "log in" at the same time: both succeed. The session of which the browser has lost the cookie makes room
+// first.
 func TestLoginTwiceAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
-			MaxSessionsPerUser: 2, RefuseNewSessions: true, SweepInterval: session.Never,
+	for _, refuse := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+				MaxSessionsPerUser: 2, RefuseNewSessions: refuse, SweepInterval: session.Never,
+			})
+			elsewhere := v.clone().login()
+			v.visit(func(s *session.Session) { s.Set("cart", 1) })
+			first, second := v.clone(), v.clone()
+			wantStatus(t, second.visit(func(s *session.Session) {
+				s.SetUser("ann")
+				s.Set("k", 2)
+				first.login()
+			}), http.StatusOK)
+			if list := userSessions(t, v.m); len(list) != 2 {
+				t.Errorf("ann's sessions: %v", list)
+			}
+			if !second.alive() || !elsewhere.alive() || first.alive() {
+				t.Errorf("alive: the second %v, the one elsewhere %v, the first %v", second.alive(), elsewhere.alive(), first.alive())
+			}
 		})
-		v.visit(func(s *session.Session) { s.Set("cart", 1) })
+	}
+}
+
+// Two clicks on "confirm your password" that meet different processes at the same time: both sessions that come of it are in the user's list, so that
+// whoever ends them reaches both.
+func TestConfirmTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never}).login()
 		first, second := v.clone(), v.clone()
+		first.m = newManager(t, store.Store, nil)
 		wantStatus(t, second.visit(func(s *session.Session) {
 			s.SetUser("ann")
-			first.login()
-		}), http.StatusConflict)
-		if list := userSessions(t, v.m); len(list) != 1 || !first.alive() {
-			t.Errorf("ann's sessions: %v; the first is alive: %v", list, first.alive())
+			s.Set("k", 2)
+			id := s.ID()
+			store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+				if c.ID == id { // the index has been asked
+					store.Hook()
+					first.login()
+				}
+				return nil
+			}, double.Save))
+		}), http.StatusOK)
+		if list := userSessions(t, v.m); len(list) != 2 || !first.alive() || !second.alive() {
+			t.Errorf("ann's sessions: %v; alive: the first %v, the second %v", list, first.alive(), second.alive())
 		}
-		elsewhere := v.clone()
-		elsewhere.cookie = nil
-		elsewhere.login()
+		if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); err != nil || first.alive() || second.alive() {
+			t.Errorf("after the end, alive: the first %v, the second %v; %v", first.alive(), second.alive(), err)
+		}
+	})
+}
+
+// For how long a straggler leaves the cookie of a login alone counts from when the session has its new key, however long
+// the user's list took before.
+func TestLoginThatTakesLong(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	m := newManager(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
+	now := time.Now()
+	m.SetClock(func() time.Time { return now })
+	value, _ := begin(t, m)
+	store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+		if c.ID == m.IndexID(session.OfUser("ann")) {
+			now = now.Add(6 * time.Second)
+		}
+		return nil
+	}, double.Save))
+	if a := client.Ask(t.Context(), m, value, func(s *session.Session) { s.SetUser("ann") }); a.Status != http.StatusOK {
+		t.Fatalf("the login: %v", a)
+	}
+	now = now.Add(time.Second)
+	if a := client.Ask(t.Context(), m, value, func(s *session.Session) { s.Set("late", 1) }); a.Status != http.StatusConflict || a.Cookie != "" {
+		t.Errorf("a straggler gets %v", a)
+	}
+}
+
+// A dead cookie that stands before the client's own does not keep a session that the client has lost from making room.
+func TestLostSessionBehindDeadCookie(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := session.NewMemoryStore()
+		v := newVisitor(t, store, &session.Options{MaxSessionsPerUser: 1, RefuseNewSessions: true, SweepInterval: session.Never})
+		planted := v.clone()
+		planted.visit(func(s *session.Session) { s.Set("k", 1) })
+		if err := store.Delete(t.Context(), client.Parse(planted.cookie.Value).ID()); err != nil {
+			t.Fatal(err)
+		}
+		v.visit(func(s *session.Session) { s.Set("cart", 1) })
+		v.clone().login() // its answer is lost
+		time.Sleep(time.Minute)
+		wantStatus(t, serve(handle(v.m, func(s *session.Session) { s.SetUser("ann") }),
+			"session_id="+planted.cookie.Value+"; session_id="+v.cookie.Value), http.StatusOK)
+	})
+}
+
+// A login of which only the list knows, since the store answered too late, does not keep the next one out.
+func TestLoginAfterTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{
+			MaxSessionsPerUser: 1, RefuseNewSessions: true, SweepInterval: session.Never, Logger: quiet,
+		})
+		store.Hook(double.After(func(ctx context.Context, c *double.Call, err error) error {
+			if c.ID == v.m.IndexID(session.OfUser("ann")) { // it comes too late
+				store.Hook()
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return err
+		}, double.Save))
+		login := func(s *session.Session) { s.SetUser("ann") }
+		wantStatus(t, v.visit(login), http.StatusServiceUnavailable)
+		store.Hook()
+		wantStatus(t, v.visit(login), http.StatusOK)
 	})
 }
 
@@ -311,32 +410,19 @@ func TestEndSessionAgain(t *testing.T) {
 	store := session.NewMemoryStore()
 	v := newVisitor(t, store, nil).login()
 	only := userSessions(t, v.m)[0]
-	interrupted := newManager(t, &lateFailing{store, 1}, &session.Options{Logger: quiet})
-	if err := interrupted.EndSession(t.Context(), "ann", only.Handle); err == nil || errors.Is(err, session.ErrNotFound) {
-		t.Errorf("EndSession at a store that fails: %v", err)
+	interrupted := newManager(t, double.New(store, double.Die(1, double.Save)), &session.Options{Logger: quiet})
+	if _, err := interrupted.EndSessions(t.Context(), session.OfUser("ann").One(only.Handle)); err == nil || errors.Is(err, session.ErrNotFound) {
+		t.Errorf("EndSessions at a store that fails: %v", err)
 	}
 	if !v.alive() {
 		t.Fatal("the session has ended, so the store did not fail where it should have")
 	}
-	if err := v.m.EndSession(t.Context(), "ann", only.Handle); err != nil || v.alive() {
-		t.Errorf("EndSession once more: %v; alive: %v", err, v.alive())
+	if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann").One(only.Handle)); err != nil || v.alive() {
+		t.Errorf("EndSessions once more: %v; alive: %v", err, v.alive())
 	}
-	if err := v.m.EndSession(t.Context(), "ann", only.Handle); !errors.Is(err, session.ErrNotFound) {
-		t.Errorf("EndSession of what has ended: %v", err)
+	if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann").One(only.Handle)); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("EndSessions of what has ended: %v", err)
 	}
-}
-
-// A lateFailing store fails all saves but the first few.
-type lateFailing struct {
-	session.Store
-	saves int
-}
-
-func (f *lateFailing) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if f.saves--; f.saves < 0 {
-		return errors.New("the store is down")
-	}
-	return f.Store.Save(ctx, id, rec)
 }
 
 // Two processes, each with a cache that may be a minute behind: who ends sessions misses none that began meanwhile.
@@ -346,7 +432,7 @@ func TestUserSessionsBehindCaches(t *testing.T) {
 		v := newVisitor(t, cached(store), &session.Options{SweepInterval: session.Never}).login()
 		other := newManager(t, cached(store), &session.Options{SweepInterval: session.Never})
 		list := func() int {
-			list, err := other.UserSessions(t.Context(), "ann")
+			list, err := other.Sessions(t.Context(), session.OfUser("ann"))
 			if err != nil {
 				t.Error(err)
 			}
@@ -365,7 +451,7 @@ func TestUserSessionsBehindCaches(t *testing.T) {
 		thief.login()
 		owner := v.clone()
 		owner.send(other, func(_ http.ResponseWriter, r *http.Request) {
-			if n, err := other.EndOtherSessions(r.Context()); n != 2 || err != nil {
+			if n, err := other.EndSessions(r.Context(), session.OfUser("ann").Others()); n != 2 || err != nil {
 				t.Errorf("ended %d others, %v", n, err)
 			}
 		})
@@ -380,186 +466,36 @@ func TestUserSessionsBehindCaches(t *testing.T) {
 	})
 }
 
-// Dead entries leave the index, even behind many sessions that live long.
-func TestIndexStaysSmall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := session.NewMemoryStore()
-		v := newVisitor(t, store, &session.Options{AbsoluteTimeout: session.Never, SweepInterval: session.Never})
-		for range 10 {
-			v.clone().visit(func(s *session.Session) { s.SetUser("ann"); s.SetIdleTimeout(session.Never) })
-		}
-		largest := func() (n int) {
-			for e := range store.List(t.Context()) {
-				n = max(n, len(e.Record.Data))
-			}
-			return n
-		}
-		small := largest()
-		for range 500 {
-			v.clone().login()
-			time.Sleep(time.Hour)
-		}
-		if n := largest(); n > 10*small {
-			t.Errorf("after 500 sessions that expired, the index of ten that live takes %d bytes, and %d before them", n, small)
-		}
-	})
-}
-
-// A write to the index that comes very late conflicts, though the index was empty and forgotten meanwhile.
-func TestLateIndexWrite(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := session.NewMemoryStore()
-		opts := &session.Options{SweepInterval: session.Never, Logger: quiet}
-		v := newVisitor(t, store, opts)
-		v.clone().login().visit(func(s *session.Session) { s.Destroy() }) // version 2 of the index, which is empty
-		slow := &lateStore{Store: store, saves: 2, late: make(chan struct{})}
-		late := newVisitor(t, slow, opts)
-		var all sync.WaitGroup
-		all.Go(func() { late.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) }) })
-		synctest.Wait()
-		time.Sleep(5 * time.Minute)
-		first, second := v.clone().login(), v.clone().login()
-		close(slow.late)
-		all.Wait()
-		if _, err := v.m.EndUserSessions(t.Context(), "ann"); err != nil {
-			t.Fatal(err)
-		}
-		if first.alive() || second.alive() {
-			t.Error("sessions of ann's are alive after all were ended")
-		}
-	})
-}
-
-// A lateStore delays one of its saves until late is closed, whatever the caller's patience: as a network may.
-type lateStore struct {
-	session.Store
-	saves int // the one that is delayed, counted from 1
-	late  chan struct{}
-}
-
-func (s *lateStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if s.saves--; s.saves == 0 {
-		<-s.late
-		ctx = context.WithoutCancel(ctx)
-	}
-	return s.Store.Save(ctx, id, rec)
-}
-
-// A request that outlives its session, and would renew it, takes no place among the user's sessions for it.
-func TestEndedSessionTakesNoPlace(t *testing.T) {
-	for name, before := range map[string]func(*session.Session){
-		"ended":                   nil,
-		"renewed, then ended":     func(s *session.Session) { s.Has("k") },
-		"regenerated, then ended": func(s *session.Session) { s.Regenerate() },
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			opts := &session.Options{MaxSessionsPerUser: 1, SweepInterval: session.Never, Logger: quiet}
-			v := newVisitor(t, session.NewMemoryStore(), opts)
-			newcomer := v.clone()
-			v.login()
-			time.Sleep(5 * time.Minute)
-			wantStatus(t, v.clone().visit(func(s *session.Session) {
-				s.Has("k")
-				if before != nil {
-					v.visit(before)
-				}
-				v.visit(func(s *session.Session) { s.Destroy() })
-				newcomer.login()
-				s.Set("k", 2)
-			}), http.StatusConflict)
-			if !newcomer.alive() {
-				t.Errorf("%s: it cost another session its life", name)
-			}
-		})
-	}
-}
-
 // A session that is ended while a regeneration is at its second try has ended, as at any other time.
 func TestEndWhileRegenerating(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &meeting{Store: session.NewMemoryStore()}
+		store := double.New(session.NewMemoryStore())
 		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet}).login()
 		time.Sleep(5 * time.Minute)
 		other := v.clone()
 		other.m = newManager(t, store.Store, nil)
+		tries := 0
 		wantStatus(t, v.visit(func(s *session.Session) {
 			s.Regenerate()
-			old := s.ID()
-			var next session.ID
-			store.beforeSave = func(id session.ID, version uint64) {
-				switch {
-				case version == 0:
-					next = id
-				case id == old: // the other one renews it first
+			id := s.ID()
+			store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+				if c.ID != id {
+					return nil
+				}
+				switch tries++; tries {
+				case 1: // the other one renews it first
 					other.visit(func(s *session.Session) { s.Set("k", 2) })
-				case id == next:
-					if n, err := other.m.EndUserSessions(t.Context(), "ann"); n != 1 || err != nil {
+				case 2:
+					if n, err := other.m.EndSessions(t.Context(), session.OfUser("ann")); n != 1 || err != nil {
 						t.Errorf("ended %d sessions, %v", n, err)
 					}
 				}
-			}
+				return nil
+			}, double.Save))
 		}), http.StatusConflict)
-		store.beforeSave = nil
-		if v.alive() || other.alive() {
-			t.Error("the session is alive")
-		}
-	})
-}
-
-// A meeting is a store at which something happens before a save.
-type meeting struct {
-	session.Store
-	beforeSave func(id session.ID, version uint64)
-}
-
-func (m *meeting) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if m.beforeSave != nil {
-		m.beforeSave(id, rec.Version)
-	}
-	return m.Store.Save(ctx, id, rec)
-}
-
-// A damaged index is not taken for an empty one by who wants to know of all sessions. It is replaced, and those that it
-// named come back to it with their renewal.
-func TestIndexHeals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := session.NewMemoryStore()
-		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler)}).login()
-		garbage := func(but ...session.ID) {
-			t.Helper()
-			for e := range store.List(t.Context()) {
-				if !slices.Contains(but, e.ID) {
-					e.Record.Data = []byte("garbage")
-					if err := store.Save(t.Context(), e.ID, e.Record); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		}
-		garbage(userSessions(t, v.m)[0].ID)
-		if list, err := v.m.UserSessions(t.Context(), "ann"); err == nil {
-			t.Errorf("the garbage names %v", list)
-		}
-		if n, err := v.m.EndUserSessions(t.Context(), "ann"); n != 0 || err == nil {
-			t.Errorf("ended %d sessions, %v", n, err)
-		}
-		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
-			if n, err := v.m.EndOtherSessions(r.Context()); n != 0 || err == nil {
-				t.Errorf("ended %d other sessions, %v", n, err)
-			}
-		})
-		if err := v.m.EndSession(t.Context(), "ann", "1234"); err == nil || errors.Is(err, session.ErrNotFound) {
-			t.Errorf("EndSession: %v", err)
-		}
-		time.Sleep(5 * time.Minute)
-		v.visit(func(s *session.Session) { s.Has("k") })
-		if list := userSessions(t, v.m); len(list) != 1 {
-			t.Errorf("after the renewal there are %v", list)
-		}
-		mine := userSessions(t, v.m)[0].ID
-		garbage(mine)
-		if err := v.m.End(t.Context(), mine); err != nil || v.alive() {
-			t.Errorf("End of one session: %v", err)
+		store.Hook()
+		if tries != 2 || v.alive() || other.alive() {
+			t.Errorf("after %d tries the session is alive", tries)
 		}
 	})
 }
@@ -578,7 +514,7 @@ func TestEndManySessions(t *testing.T) {
 		for range many {
 			login(v.m)
 		}
-		slow := &distant{store, time.Millisecond}
+		slow := double.New(store, double.Slow(time.Millisecond))
 		opts := &session.Options{StoreTimeout: 100 * time.Millisecond, MaxSessionsPerUser: 2, Logger: quiet, SweepInterval: session.Never}
 		limited := newManager(t, slow, opts)
 		if status := login(limited); status != http.StatusOK {
@@ -605,10 +541,10 @@ func TestEndManySessions(t *testing.T) {
 		}
 		opts.MaxSessionsPerUser = 0
 		m := newManager(t, slow, opts)
-		if list, err := m.UserSessions(t.Context(), "ann"); err != nil || len(list) != many+2 {
+		if list, err := m.Sessions(t.Context(), session.OfUser("ann")); err != nil || len(list) != many+2 {
 			t.Errorf("%d sessions, %v", len(list), err)
 		}
-		if n, err := m.EndUserSessions(t.Context(), "ann"); n != many+2 || err != nil {
+		if n, err := m.EndSessions(t.Context(), session.OfUser("ann")); n != many+2 || err != nil {
 			t.Errorf("ended %d sessions, %v", n, err)
 		}
 		if list := userSessions(t, v.m); len(list) != 0 {
@@ -617,77 +553,14 @@ func TestEndManySessions(t *testing.T) {
 	})
 }
 
-// However often a user logs in, the list of the sessions stays within Options.MaxSize.
-func TestIndexStaysWithinMaxSize(t *testing.T) {
-	const maxSize = 4 << 10
-	store := session.NewMemoryStore()
-	v := newVisitor(t, store, &session.Options{MaxSize: maxSize})
-	var last *visitor
-	for range 100 {
-		last = newVisitor(t, store, nil)
-		last.m = v.m
-		last.login()
-	}
-	for e := range store.List(t.Context()) {
-		if len(e.Record.Data) > maxSize {
-			t.Errorf("there is a record of %d bytes", len(e.Record.Data))
-		}
-	}
-	if list := userSessions(t, v.m); len(list) < 10 || len(list) > 50 || !last.alive() {
-		t.Errorf("%d sessions, the last one alive: %v", len(list), last.alive())
-	}
-	refusing := newManager(t, store, &session.Options{MaxSize: maxSize, RefuseNewSessions: true})
-	for n := 0; ; n++ {
-		res := v.clone().send(refusing, func(_ http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).SetUser("ann") })
-		if res.StatusCode == http.StatusForbidden {
-			break
-		}
-		if wantStatus(t, res, http.StatusOK); n > 50 {
-			t.Fatal("no login is refused")
-		}
-	}
-	if !last.alive() {
-		t.Error("a login that was refused ended another session")
-	}
-}
-
-// A distant store takes that long for each call, or until the context is done.
-type distant struct {
-	session.Store
-	latency time.Duration
-}
-
-func (s *distant) wait(ctx context.Context) error {
-	select {
-	case <-time.After(s.latency):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *distant) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if err := s.wait(ctx); err != nil {
-		return session.Record{}, err
-	}
-	return s.Store.Load(ctx, id)
-}
-
-func (s *distant) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if err := s.wait(ctx); err != nil {
-		return err
-	}
-	return s.Store.Save(ctx, id, rec)
-}
-
 // A store that does not answer holds who asks for the list no longer than Options.StoreTimeout.
 func TestUserSessionsWhileStoreHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := session.NewMemoryStore()
 		newVisitor(t, store, &session.Options{SweepInterval: session.Never}).login()
-		m := newManager(t, &distant{store, time.Hour}, &session.Options{SweepInterval: session.Never})
+		m := newManager(t, double.New(store, double.Slow(time.Hour)), &session.Options{SweepInterval: session.Never})
 		start := time.Now()
-		_, err := m.UserSessions(context.Background(), "ann")
+		_, err := m.Sessions(context.Background(), session.OfUser("ann"))
 		if d := time.Since(start); d != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", d, err)
 		}
@@ -696,11 +569,11 @@ func TestUserSessionsWhileStoreHangs(t *testing.T) {
 
 // "Log out my other devices" does not look like success where it is not known who asks.
 func TestEndOtherSessionsWhileStoreIsDown(t *testing.T) {
-	store := &failing{Store: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	v := newVisitor(t, store, &session.Options{Logger: quiet}).login()
-	store.load = errDown
+	store.Hook(double.Fail(errDown, double.Load))
 	v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
-		if n, err := v.m.EndOtherSessions(r.Context()); n != 0 || !errors.Is(err, errDown) {
+		if n, err := v.m.EndSessions(r.Context(), session.OfUser("ann").Others()); n != 0 || !errors.Is(err, errDown) {
 			t.Errorf("ended %d sessions, %v", n, err)
 		}
 	})
@@ -715,8 +588,8 @@ func TestSessionThatIsToEnd(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			store := session.NewMemoryStore()
 			v := newVisitor(t, store, &session.Options{SweepInterval: session.Never}).login()
-			interrupted := newManager(t, &lateFailing{store, 1}, &session.Options{Logger: quiet, SweepInterval: session.Never})
-			if _, err := interrupted.EndUserSessions(t.Context(), "ann"); err == nil {
+			interrupted := newManager(t, double.New(store, double.Die(1, double.Save)), &session.Options{Logger: quiet, SweepInterval: session.Never})
+			if _, err := interrupted.EndSessions(t.Context(), session.OfUser("ann")); err == nil {
 				t.Fatal("the store did not fail")
 			}
 			before := v.clone()
@@ -728,22 +601,203 @@ func TestSessionThatIsToEnd(t *testing.T) {
 	}
 }
 
-// The list of a user's sessions stays for as long as one of them can, whatever the use that keeps it alive.
-func TestIndexOutlivesItsSessions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
-			RenewInterval: session.Never, AbsoluteTimeout: 3 * time.Hour, SweepInterval: session.Never,
-		})
-		v.send(v.m, func(_ http.ResponseWriter, r *http.Request) {
-			r.Header.Set("User-Agent", "test/1")
-			session.FromContext(r.Context()).SetUser("ann")
-		})
-		for range 17 { // 170 minutes
-			time.Sleep(10 * time.Minute)
-			v.visit(func(s *session.Session) { s.Has("k") })
-			if list := userSessions(t, v.m); len(list) != 1 || list[0].UserAgent != "test/1" {
-				t.Fatalf("the list is %+v", list)
+// Nobody is locked out by a session that ended or was given another key, on any store: whatever was lost on the way, the
+// next login works at once.
+func TestNextLoginWorks(t *testing.T) {
+	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+		for _, encrypt := range []bool{false, true} {
+			v := newVisitor(t, newStore(t), &session.Options{EncryptAtRest: encrypt, SweepInterval: session.Never})
+			cart := func() *visitor {
+				c := v.clone()
+				c.cookie = nil
+				c.visit(func(s *session.Session) { s.Set("cart", 1) })
+				return c
 			}
+			login := func(name string, c *visitor) {
+				t.Helper()
+				res := c.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) })
+				if res.StatusCode != http.StatusOK || !c.alive() {
+					t.Errorf("%s: %s, alive: %v", name, res.Status, c.alive())
+				}
+			}
+
+			browser := cart()
+			other := browser.clone()
+			res := browser.visit(func(s *session.Session) { // two clicks at once
+				s.SetUser("ann")
+				s.Set("k", 1)
+				login("the second click", other)
+			})
+			if res.StatusCode != http.StatusOK || !browser.alive() || !other.alive() {
+				t.Errorf("the first click: %s, alive: %v, the second: %v", res.Status, browser.alive(), other.alive())
+			}
+
+			browser = cart()
+			login("an answer that is lost", browser.clone())
+			login("after it", browser)
+
+			phone, laptop := cart(), cart()
+			login("phone", phone)
+			login("laptop", laptop)
+			phone.send(phone.m, func(_ http.ResponseWriter, r *http.Request) {
+				if _, err := phone.m.EndSessions(r.Context(), session.OfUser("ann").Others()); err != nil {
+					t.Errorf("ending the others: %v", err)
+				}
+			})
+			wantStatus(t, laptop.clone().visit(func(s *session.Session) {
+				if s.User() != "" || s.Has("k") {
+					t.Errorf("what was ended elsewhere is %v", s)
+				}
+				s.Set("form", 1) // a login page may make one
+			}), http.StatusOK)
+			login("ended elsewhere", laptop)
+
+			login("again", laptop)
+			wantStatus(t, laptop.clone().visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
+			login("after a logout whose answer is lost", laptop)
 		}
 	})
+}
+
+// Ending the sessions of a user goes on where one of them is out of reach, says so, and lists what still lives.
+func TestEndGoesOnAfterOneThatIsOutOfReach(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
+	var devices []*visitor
+	for range 4 {
+		devices = append(devices, v.clone().login())
+	}
+	dead := devices[1].id()
+	store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+		if c.ID == dead {
+			return errDown
+		}
+		return nil
+	}, double.Load))
+	if list, err := v.m.Sessions(t.Context(), session.OfUser("ann")); len(list) != 3 || !errors.Is(err, errDown) ||
+		slices.ContainsFunc(list, func(s session.SessionInfo) bool { return s.ID == dead }) {
+		t.Errorf("what can be reached is listed as %v, %v", list, err)
+	}
+	if n, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); n != 4 || !errors.Is(err, errDown) {
+		t.Errorf("ended %d, %v", n, err)
+	}
+	store.Hook()
+	for i, d := range devices {
+		if d.alive() != (i == 1) {
+			t.Errorf("device %d is alive: %v", i, d.alive())
+		}
+	}
+	if list := userSessions(t, v.m); len(list) != 1 || list[0].ID != devices[1].id() {
+		t.Errorf("what still lives is listed as %v", list)
+	}
+	if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); err != nil || devices[1].alive() {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+// Nobody is kept from logging in by a session that is out of reach, unless it has to make room.
+func TestLoginDespiteOneThatIsOutOfReach(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
+	var late time.Duration
+	v.m.SetClock(func() time.Time { return time.Now().Add(late) })
+	first := v.clone().login()
+	dead := first.id()
+	late = 10 * time.Minute // from now on it is looked at
+	var looks atomic.Int32
+	store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+		if c.ID == dead {
+			looks.Add(1)
+			return errDown
+		}
+		return nil
+	}, double.Load))
+	second := v.clone().login()
+	if !second.alive() || looks.Load() != 1 {
+		t.Errorf("the second is alive: %v, after %d looks", second.alive(), looks.Load())
+	}
+	store.Hook()
+	if list := userSessions(t, v.m); len(list) != 2 || !first.alive() {
+		t.Errorf("the sessions are %v", list)
+	}
+}
+
+// Middleware that asks WithUser does not hide the answer from what is around it.
+func TestWithUserNests(t *testing.T) {
+	m := newManager(t, session.NewMemoryStore(), nil)
+	var users []string
+	logged := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, user := session.WithUser(r.Context())
+			next.ServeHTTP(w, r.WithContext(ctx))
+			users = append(users, user())
+		})
+	}
+	serve(logged(logged(handle(m, func(s *session.Session) { s.SetUser("ann") }))))
+	if !slices.Equal(users, []string{"ann", "ann"}) {
+		t.Errorf("the logs name %q", users)
+	}
+}
+
+// An access log around the manager names who is logged in, without a store call of its own.
+func TestWithUser(t *testing.T) {
+	v := newVisitor(t, session.NewMemoryStore(), nil)
+	ask := func(h http.Handler, use func(*session.Session)) string {
+		t.Helper()
+		user := ""
+		logged := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, who := session.WithUser(r.Context())
+			defer func() {
+				user = who()
+				recover()
+			}()
+			h.ServeHTTP(w, r.WithContext(context.WithValue(ctx, useKey{}, use)))
+		})
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		if v.cookie != nil {
+			r.AddCookie(&http.Cookie{Name: v.cookie.Name, Value: v.cookie.Value})
+		}
+		w := httptest.NewRecorder()
+		logged.ServeHTTP(w, r)
+		if cookies := w.Result().Cookies(); len(cookies) > 0 {
+			v.cookie = cookies[0]
+		}
+		return user
+	}
+	used := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Context().Value(useKey{}).(func(*session.Session))(v.m.FromContext(r.Context()))
+	})
+	h := v.m.Handler(used)
+	for _, step := range []struct {
+		name, want string
+		h          http.Handler
+		use        func(*session.Session)
+	}{
+		{"nobody", "", h, func(s *session.Session) { s.Set("k", 1) }},
+		{"a login", "ann", h, func(s *session.Session) { s.SetUser("ann") }},
+		{"a request", "ann", h, func(s *session.Session) { s.Get("k") }},
+		{"a request that does not use it", "", h, func(*session.Session) {}},
+		{"a panic", "ann", h, func(s *session.Session) { s.SetUser("bob"); panic("now") }},
+		{"a login that fails", "ann", h, func(s *session.Session) { s.SetUser("bob"); s.Set("k", make(chan int)) }},
+		{"within a time limit", "ann", http.TimeoutHandler(h, time.Minute, ""), func(s *session.Session) { s.Get("k") }},
+		{"another manager around", "ann", otherManager(t).Handler(h), func(s *session.Session) { s.Get("k") }},
+		{"another manager within", "ann", v.m.Handler(otherManager(t).Handler(used)), func(s *session.Session) { s.Get("k") }},
+		{"another login", "bob", h, func(s *session.Session) { s.SetUser("bob") }},
+		{"a logout", "bob", h, func(s *session.Session) { s.Destroy() }},
+		{"nobody again", "", h, func(s *session.Session) { s.Get("k") }},
+	} {
+		if got := ask(step.h, step.use); got != step.want {
+			t.Errorf("%s: the user is %q, want %q", step.name, got, step.want)
+		}
+	}
+	if _, who := session.WithUser(t.Context()); who() != "" {
+		t.Errorf("without a manager, the user is %q", who())
+	}
+}
+
+type useKey struct{}
+
+func otherManager(t *testing.T) *session.Manager {
+	t.Helper()
+	return newManager(t, session.NewMemoryStore(), &session.Options{Cookie: session.Cookie{Name: "other"}})
 }

@@ -1,0 +1,5 @@
+//go:build encrypted
+
+package session_test
+
+func init() { encrypted = true }
