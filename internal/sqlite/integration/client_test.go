@@ -1,0 +1,1 @@
+../../integration/client_test.go

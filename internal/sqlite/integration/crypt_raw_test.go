@@ -1,0 +1,1 @@
+../../integration/crypt_raw_test.go

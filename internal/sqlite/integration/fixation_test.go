@@ -1,0 +1,1 @@
+../../integration/fixation_test.go

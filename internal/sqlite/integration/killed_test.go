@@ -1,0 +1,1 @@
+../../integration/killed_test.go

@@ -1,0 +1,1 @@
+../../integration/lock_processes_test.go

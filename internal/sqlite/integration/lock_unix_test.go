@@ -1,0 +1,1 @@
+../../integration/lock_unix_test.go

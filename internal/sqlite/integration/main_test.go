@@ -1,0 +1,1 @@
+../../integration/main_test.go

@@ -1,0 +1,1 @@
+../../integration/migrate_races_test.go

@@ -1,0 +1,1 @@
+../../integration/renewal_races_test.go

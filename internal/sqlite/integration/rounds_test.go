@@ -1,0 +1,1 @@
+../../integration/rounds_test.go

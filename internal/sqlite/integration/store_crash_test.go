@@ -1,0 +1,1 @@
+../../integration/store_crash_test.go

@@ -1,0 +1,1 @@
+../../integration/stores_test.go

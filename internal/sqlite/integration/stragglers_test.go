@@ -1,0 +1,1 @@
+../../integration/stragglers_test.go

@@ -1,0 +1,1 @@
+../../integration/user_races_test.go
