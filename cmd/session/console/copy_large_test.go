@@ -1,0 +1,26 @@
+//go:build !race
+
+package console
+
+import "testing"
+
+// A hundred thousand sessions are moved between every two of three servers, one after the other, as TestCopy does it.
+// The race detector would make that take a quarter of an hour; make copy, a part of make test, runs it without.
+func TestCopyLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes two minutes")
+	}
+	from := redisBackend.newURL(t)
+	a := newMovingApp(t, from, false)
+	a.seed(100_000)
+	stop := a.work()
+	for _, b := range []backend{postgresBackend, redisBackend, mysqlBackend, postgresBackend, mysqlBackend, redisBackend} {
+		to := b.newURL(t)
+		t.Logf("to %s", b.name)
+		a.move(from, to)
+		from = to
+	}
+	a.await(a.busy())
+	stop()
+	a.verify()
+}
