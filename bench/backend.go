@@ -30,7 +30,7 @@ type namedBackend struct {
 }
 
 var allBackends = []namedBackend{
-	{"memory", memoryBackend}, {"file", fileBackend}, {"dir", dirBackend},
+	{"memory", memoryBackend}, {"file", fileBackend}, {"dir", dirBackend}, {"sqlite", sqliteBackend},
 	{"redis", redisBackend}, {"mariadb", mysqlBackend}, {"postgresql", postgresBackend},
 	{"memcached", memcachedBackend}, {"mongodb", mongoBackend},
 }

@@ -26,7 +26,7 @@ func memoryBackend(testing.TB) backend {
 			ours(session.NewMemoryStore()),
 			bareHandler(),
 			newSCS(scsmem.NewWithCleanupInterval(0)),
-			newSCSWithIdle(scsWithIdle, scsmem.NewWithCleanupInterval(0), 15*time.Minute),
+			newSCSWithIdle(scsWithoutIdle, scsmem.NewWithCleanupInterval(0), 0),
 			newGorilla(cookieStore, sessions.NewCookieStore(secret)),
 			newGin("gin memstore", ginmem.NewStore(secret)),
 		},
@@ -166,10 +166,6 @@ func (c boltClient) replace(_ context.Context, key string, data []byte) error {
 	return c.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bareBucket).Put([]byte(key), data) })
 }
 
-func (c boltClient) remove(_ context.Context, key string) error {
-	return c.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bareBucket).Delete([]byte(key)) })
-}
-
 // A dirClient is the path of a directory.
 type dirClient string
 
@@ -183,8 +179,4 @@ func (c dirClient) add(ctx context.Context, key string, data []byte) error {
 
 func (c dirClient) replace(_ context.Context, key string, data []byte) error {
 	return os.WriteFile(filepath.Join(string(c), key), data, 0o600)
-}
-
-func (c dirClient) remove(_ context.Context, key string) error {
-	return os.Remove(filepath.Join(string(c), key))
 }

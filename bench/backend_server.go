@@ -43,7 +43,7 @@ func redisBackend(tb testing.TB) backend {
 	return backend{
 		name: "redis", server: server.Name, remote: true,
 		libraries: []library{
-			ours(session.NewRedisStore(client, nil)), bare(redisClient{client}),
+			ours(session.NewRedisStore(client, nil)), floor(redisClient{client}), bare(redisClient{client}),
 			newSCS(goredisstore.New(client)), newGorilla("gorilla with redistore", gorilla),
 		},
 		crowd: func(tb testing.TB, name string, n, _ int) session.Store {
@@ -79,8 +79,6 @@ func (c redisClient) replace(ctx context.Context, key string, data []byte) error
 	return c.Set(ctx, key, data, 15*time.Minute).Err()
 }
 
-func (c redisClient) remove(ctx context.Context, key string) error { return c.Del(ctx, key).Err() }
-
 func memcachedBackend(tb testing.TB) backend {
 	server := servertest.Start(tb, servertest.KindMemcached, "-m", "2048")
 	client := memcache.New(server.Addrs[0])
@@ -92,7 +90,7 @@ func memcachedBackend(tb testing.TB) backend {
 	return backend{
 		name: "memcached", server: server.Name, remote: true,
 		libraries: []library{
-			ours(session.NewMemcacheStore(client, nil)), bare(memcachedClient{client}), newGin("gin memcached", gin),
+			ours(session.NewMemcacheStore(client, nil)), floor(memcachedClient{client}), bare(memcachedClient{client}), newGin("gin memcached", gin),
 		},
 		crowd: func(tb testing.TB, name string, n, _ int) session.Store {
 			prefix := name + ":"
@@ -133,8 +131,6 @@ func (c memcachedClient) replace(_ context.Context, key string, data []byte) err
 	return c.Set(&memcache.Item{Key: key, Value: data, Expiration: 900})
 }
 
-func (c memcachedClient) remove(_ context.Context, key string) error { return c.Delete(key) }
-
 func mongoBackend(tb testing.TB) backend {
 	if t, ok := tb.(*testing.T); ok {
 		t.Setenv("_JAVA_OPTIONS", "-Xmx8g") // the stand-in has all in memory
@@ -153,7 +149,7 @@ func mongoBackend(tb testing.TB) backend {
 		name: "mongodb", server: server.Name, remote: true,
 		libraries: []library{
 			ours(must(session.NewMongoStore(ctx, db.Collection("sessions"), nil))),
-			bare(mongoClient{db.Collection("bare")}),
+			floor(mongoClient{db.Collection("bare")}), bare(mongoClient{db.Collection("bare")}),
 			newSCS(mongodbstore.NewWithCleanupInterval(old.Database("scs"), 0)),
 		},
 		crowd: func(tb testing.TB, name string, n, _ int) session.Store {
@@ -198,11 +194,6 @@ func (c mongoClient) add(ctx context.Context, key string, data []byte) error {
 
 func (c mongoClient) replace(ctx context.Context, key string, data []byte) error {
 	_, err := c.ReplaceOne(ctx, bson.D{{Key: "_id", Value: key}}, bson.D{{Key: "d", Value: bson.Binary{Data: data}}})
-	return err
-}
-
-func (c mongoClient) remove(ctx context.Context, key string) error {
-	_, err := c.DeleteOne(ctx, bson.D{{Key: "_id", Value: key}})
 	return err
 }
 

@@ -31,11 +31,10 @@ type bareClient interface {
 	get(ctx context.Context, key string) ([]byte, error)
 	add(ctx context.Context, key string, data []byte) error     // under a key that is not in use
 	replace(ctx context.Context, key string, data []byte) error // under a key that is
-	remove(ctx context.Context, key string) error
 }
 
 // bare keeps the bytes of a session under the cookie's value, with as many round trips as a session needs: one to
-// read, two to write, three to move it to another key. It signs, encodes, compares and guards nothing.
+// read, two to write. It signs, encodes, compares and guards nothing.
 func bare(client bareClient) library {
 	return library{bareClientName, func(w work, p payload) http.Handler {
 		if w == count || w == total {
@@ -73,24 +72,28 @@ func bareClientHandler(client bareClient, kind work, p payload) http.HandlerFunc
 			data[0]++
 			err = client.replace(ctx, key, data)
 		case create:
-			err = client.add(ctx, newKey(w), blank)
-		case regenerate, renew:
-			err = client.add(ctx, newKey(w), data)
-			if err == nil {
-				err = client.remove(ctx, key)
-			}
+			key = newKey()
+			err = client.add(ctx, key, blank)
+			setKey(w, key)
+		case regenerate, renew: // the record stays where it is, and so would a signed name; the rest of the cookie is new
+			data[0]++
+			err = client.replace(ctx, key, data)
+			setKey(w, key)
 		}
 		answer(w, err == nil)
 	}
 }
 
-// newKey returns a random key and sets the cookie to it.
-func newKey(w http.ResponseWriter) string {
+// newKey returns a random key.
+func newKey() string {
 	var b [32]byte
 	rand.Read(b[:])
-	key := hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// setKey sets the cookie to the key.
+func setKey(w http.ResponseWriter, key string) {
 	http.SetCookie(w, &http.Cookie{
 		Name: cookieName, Value: key, Path: "/", HttpOnly: true, Secure: true, SameSite: http.SameSiteLaxMode,
 	})
-	return key
 }

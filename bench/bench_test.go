@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/session"
 	"example.com/session/internal/servertest"
 	"github.com/gin-gonic/gin"
 )
@@ -67,7 +68,7 @@ var scales = map[string]scale{
 		conns: 2, sessions: 20, many: 500, passes: 1, deep: true, sweepWait: 20 * time.Millisecond,
 	},
 	"quick": {
-		backends: allBackends[:4], works: allWorks,
+		backends: allBackends[:5], works: allWorks,
 		process:  contest{rounds: 5, turn: 20 * time.Millisecond},
 		loopback: contest{rounds: 5, turn: 200 * time.Millisecond},
 		conns:    8, sessions: 200, passes: 5,
@@ -78,4 +79,17 @@ var scales = map[string]scale{
 		loopback: contest{rounds: 7, turn: 120 * time.Millisecond},
 		conns:    8, sessions: 1000, many: 1_000_000, passes: 7, deep: true, sweepWait: 2 * time.Second,
 	},
+}
+
+// Each request of the case "renew" is answered with a renewed cookie.
+func TestRenewalAtEachRequest(t *testing.T) {
+	l := ours(session.NewMemoryStore())
+	c := newClient(l.handler(renew, small), seed(l, small, 1), false)
+	time.Sleep(2 * time.Millisecond) // until the cookie is due: RenewInterval is a millisecond
+	for range 3 {
+		c.do(1)
+		if cookieOf(c.writer.header["Set-Cookie"]) == c.requests[0].Header.Get("Cookie") || len(c.writer.header["Set-Cookie"]) == 0 {
+			t.Errorf("the cookie was not renewed: %q", c.writer.header["Set-Cookie"])
+		}
+	}
 }

@@ -35,11 +35,15 @@ func (s scale) run(tb testing.TB, r *report, b backend) {
 	}
 	for _, w := range s.works {
 		for i, p := range payloads {
-			// The size makes no difference to a request that does nothing, and hardly one to a new ID.
+			// The size makes no difference to a request that does nothing, and hardly one to a new cookie.
 			if i == 0 || w != unused && w != regenerate && w != renew {
 				s.compare(r, b, w, i, p)
 			}
 		}
+	}
+	if b.name == "memory" {
+		s.ownRatios(r)
+		s.setAll(r)
 	}
 	s.sixAtOnce(r, b)
 	if !s.deep {
@@ -81,8 +85,8 @@ func (s scale) compare(r *report, b backend, w work, i int, p payload) {
 	r.addLoad(name, s.loopback.overLoopback(loads))
 }
 
-// movesOn reports whether a request gives its session another ID, for which the next one has to come.
-func movesOn(w work) bool { return w == regenerate || w == renew }
+// movesOn reports whether a request gives its session another cookie, with which the next one has to come.
+func movesOn(w work) bool { return w == regenerate }
 
 func caseName(backend string, w work, p payload) string {
 	return backend + "/" + string(w) + "/" + p.name

@@ -44,7 +44,7 @@ func memoryChart(r *report) chart {
 		name string
 	}{
 		{unused, "session not used"}, {read, "read one value"}, {write, "write one value"}, {create, "new session"},
-		{regenerate, "new ID"},
+		{regenerate, "new cookie at login"},
 	} {
 		c.add(w.name, r.bars(caseName("memory", w.work, small), "ns/op", 1000))
 	}
@@ -74,7 +74,7 @@ func (r *report) bars(name, unit string, scale float64) []chartBar {
 		if bars == nil {
 			bars = append(bars, chartBar{"session", l.Ours / scale})
 		}
-		if l.Other != bareHandlerName && l.Other != scsWithIdle {
+		if l.Other != bareHandlerName && l.Other != scsWithoutIdle {
 			bars = append(bars, chartBar{l.Other, l.Their / scale})
 		}
 	}

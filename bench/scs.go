@@ -8,13 +8,13 @@ import (
 	"github.com/alexedwards/scs/v2"
 )
 
-// scsWithIdle is what a session manager is called that saves the session on each request.
-const scsWithIdle = "scs with an idle timeout"
+// scsWithoutIdle is scs as it comes: sessions end a day after they began, and however long nobody has used them.
+const scsWithoutIdle = "scs without an idle timeout"
 
-// newSCS is github.com/alexedwards/scs on a store.
-func newSCS(store scs.Store) library { return newSCSWithIdle("scs", store, 0) }
+// newSCS is github.com/alexedwards/scs on a store, with the idle timeout that ours has. It saves the session on each
+// request for that.
+func newSCS(store scs.Store) library { return newSCSWithIdle("scs", store, 15*time.Minute) }
 
-// newSCSWithIdle has an idle timeout, with which scs saves the session on each request.
 func newSCSWithIdle(name string, store scs.Store, idle time.Duration) library {
 	m := scs.New()
 	m.Store = store

@@ -13,8 +13,8 @@ const (
 	read       work = "read"       // reads one value
 	write      work = "write"      // sets one value
 	create     work = "new"        // begins a session and fills it
-	regenerate work = "regenerate" // gives the session a new ID, as at login
-	renew      work = "renew"      // reads one value when the session's ID is due for renewal
+	regenerate work = "regenerate" // gives the session's cookie another key, as at login
+	renew      work = "renew"      // reads one value when the session's cookie is due for renewal
 	count      work = "count"      // adds one to a value
 	total      work = "total"      // answers with that value
 )

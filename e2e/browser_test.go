@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,8 +31,9 @@ func startBrowser(dir string) (ctx context.Context, close func() error, err erro
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath("chromium"),
 		chromedp.UserDataDir(dir),
-		chromedp.Flag("host-resolver-rules", "MAP *.example.test 127.0.0.1, MAP * ^NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
+		chromedp.Flag("host-resolver-rules", "MAP *.example.test 127.0.0.1, MAP example.test 127.0.0.1, MAP * ^NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
 		chromedp.Flag("ignore-certificate-errors-spki-list", c.hash),
+		chromedp.Flag("enable-features", "NetworkService,NetworkServiceInProcess,"+deviceFeatures),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("lang", "en"),
@@ -176,6 +178,7 @@ func (b *tab) goes(path string, status int64, steps ...chromedp.Action[chromedp.
 	if err != nil {
 		b.t.Fatalf("%v\n%s", err, b.describe())
 	}
+	b.until(`document.readyState === "complete"`) // that of the page before was, too, and its events can be late
 	if response.Status != status || b.path() != path {
 		b.t.Fatalf("%d at %s, want %d at %s\n%s", response.Status, b.path(), status, path, b.describe())
 	}
@@ -247,16 +250,39 @@ func (b *tab) waitFor(expression string) {
 	get(b, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
 }
 
+// until waits until the JavaScript expression is true, whatever pages come and go meanwhile.
+func (b *tab) until(expression string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	for {
+		_, err := chromedp.Run(ctx, chromedp.Poll[bool](expression, chromedp.WithPollingTimeout(0)))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil { // else the page has gone
+			b.t.Fatalf("%s: %v\n%s", expression, err, b.describe())
+		}
+	}
+}
+
 // cookies returns the cookies that the browser would send to the site.
 func (b *tab) cookies() []*network.Cookie {
 	b.t.Helper()
 	return call(b, network.GetCookies, network.GetCookiesParams{URLs: []string{b.site.home() + "/devices/"}}).Cookies
 }
 
-// cookie returns the site's cookie, which is the only one.
+// tokens returns those of the cookies that lead to a session. Beside each there can be one that proves which device it is
+// on: it comes once the browser has made a key for that.
+func (b *tab) tokens() []*network.Cookie {
+	b.t.Helper()
+	return slices.DeleteFunc(b.cookies(), func(c *network.Cookie) bool { return strings.HasSuffix(c.Name, "-device") })
+}
+
+// cookie returns the session cookie, which is the only one.
 func (b *tab) cookie() *network.Cookie {
 	b.t.Helper()
-	cookies := b.cookies()
+	cookies := b.tokens()
 	if len(cookies) != 1 {
 		b.t.Fatalf("%d cookies, want 1: %+v", len(cookies), cookies)
 	}
@@ -272,4 +298,13 @@ func (b *tab) describe() string {
 		return fmt.Sprintf("(the page cannot be read: %v)", err)
 	}
 	return text
+}
+
+// cookieValue returns the value of the session cookie, empty if there is none.
+func (b *tab) cookieValue() string {
+	b.t.Helper()
+	if len(b.tokens()) == 0 {
+		return ""
+	}
+	return b.cookie().Value
 }

@@ -44,8 +44,8 @@ func TestCookieAttributes(t *testing.T) {
 			t.Errorf("a script sees %q", seen)
 		}
 		b.press("Log out", "/login", 200)
-		if after := b.cookie(); after.Value == c.Value || !after.Session {
-			t.Errorf("after the logout the cookie is %+v", after)
+		if after := b.tokens(); len(after) > 0 { // the notice that began a session was shown
+			t.Errorf("after the logout there is a cookie: %+v", after[0])
 		}
 	}
 }
@@ -114,7 +114,7 @@ func TestPlantedCookie(t *testing.T) {
 		t.Helper()
 		b.goes("/", 200, chromedp.Navigate(evil.at("evil.example.test")+"/?"+url.Values{"cookie": cookies}.Encode()))
 	}
-	forged := strings.Repeat("A", 86)
+	forged := strings.Repeat("A", 91)
 
 	t.Run("forged, in front of the genuine one", func(t *testing.T) {
 		b := newProfile(t, s)

@@ -40,7 +40,7 @@ func (b *tab) ended() {
 
 // What is typed in one tab is saved, and shown in the other; a logout in one ends the streams of both.
 func TestStreams(t *testing.T) {
-	for _, renew := range []string{"0", "1ms"} { // 1ms: each request, but for the streams' own saves, gives a new ID
+	for _, renew := range []string{"0", "1ms"} { // 1ms: the cookie is renewed as soon as it can be
 		t.Run("renew="+renew, func(t *testing.T) {
 			first := newProfile(t, example(t, "stream", "-every", "50ms", "-renew", renew).site)
 			first.streamLogin()

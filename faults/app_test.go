@@ -40,7 +40,7 @@ var (
 // An app is a web application with its own connections to the store. It has two managers, which share them.
 type app struct {
 	tb      testing.TB
-	store   session.Store
+	store   session.StoreCloser
 	patient *service
 	hurried *service
 	between func() // called by /between, after the session was read and before it is written
@@ -98,7 +98,7 @@ func (a *app) close() {
 			s.manager.Close()
 		}
 	}
-	if err := session.Close(a.store); err != nil {
+	if err := a.store.Close(); err != nil {
 		a.tb.Errorf("closing the store: %v", err)
 	}
 	a.store = nil

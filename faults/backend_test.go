@@ -40,6 +40,8 @@ type refusal struct {
 	name       string
 	args       []string // of a server that can get into it; nil: any
 	begin, end func(testing.TB, *servertest.Server)
+	unreadable bool // nor does it show sessions
+	ends       bool // but it does for the end of one
 }
 
 var backends = []backend{
@@ -64,17 +66,7 @@ var backends = []backend{
 	},
 	{
 		kind: servertest.KindMariaDB, shared: servertest.MariaDB, durable: true,
-		prepare: func(tb testing.TB, s *servertest.Server) {
-			schema, err := session.MySQLSchema("test.sessions")
-			if err != nil {
-				tb.Fatal(err)
-			}
-			// Not root, who may write to a server that is read-only.
-			mariaDo(tb, s, "CREATE OR REPLACE USER app", "GRANT ALL ON test.* TO app", schema)
-		},
-		url: func(s *servertest.Server, addr string) string {
-			return strings.Replace(sameURL(s, addr), "root@", "app@", 1)
-		},
+		prepare: prepareMariaDB, url: appURL,
 		disconnect: func(tb testing.TB, s *servertest.Server) { mariaDo(tb, s, "KILL CONNECTION USER app") },
 		refusals: []refusal{{
 			name:  "read-only",
@@ -109,14 +101,31 @@ var backends = []backend{
 	},
 }
 
+// prepareMariaDB prepares MariaDB or MySQL. The account is not root's, who may write to a server that is read-only.
+func prepareMariaDB(tb testing.TB, s *servertest.Server) {
+	tb.Helper()
+	schema, err := session.MySQLSchema("test.sessions")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	mariaDo(tb, s, "DROP USER IF EXISTS app", "CREATE USER app", "GRANT ALL ON test.* TO app", schema)
+}
+
+func appURL(s *servertest.Server, addr string) string {
+	return strings.Replace(sameURL(s, addr), "root@", "app@", 1)
+}
+
 var redisRefusals = []refusal{{
 	name:  "out of memory",
 	begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "1") },
 	end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "CONFIG", "SET", "maxmemory", "0") },
+	ends:  true,
 }, {
 	name:  "read-only replica",
 	begin: func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "127.0.0.1", "1") },
 	end:   func(tb testing.TB, s *servertest.Server) { redisDo(tb, s, "REPLICAOF", "NO", "ONE") },
+	// What it shows may be out of date.
+	unreadable: true,
 }}
 
 func disconnectRedis(tb testing.TB, s *servertest.Server) {

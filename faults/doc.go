@@ -7,6 +7,8 @@
 //     in time, never an empty session, a feigned save or another cookie. Requests that use none are served. The
 //     first request after the fault works, on whatever connections the pool still holds, and nothing stays behind
 //     when the store is closed.
+//   - TestRedisFailover: a replica takes the primary's place while connections to that one live on. The first requests
+//     find it.
 //   - TestLostReply, TestLostReplyAndAnother and TestRandomResets: a save whose reply was lost counts exactly once.
 //   - TestProcesses: what two processes do to one session at the same time is all there.
 //

@@ -22,6 +22,8 @@ type fault struct {
 	brief bool
 	// readable: sessions can be read, and not saved.
 	readable bool
+	// ends: sessions can be ended all the same.
+	ends bool
 	// empty: the server has lost all data when the fault is over.
 	empty bool
 }
@@ -44,7 +46,8 @@ func TestFaults(t *testing.T) {
 					addr:     server.Addrs[0],
 					begin:    func() { r.begin(t, server) },
 					end:      func() { r.end(t, server) },
-					readable: true,
+					readable: !r.unreadable,
+					ends:     r.ends,
 				}
 				f.test(t, b.url(server, f.addr))
 			})
@@ -118,11 +121,13 @@ func (f fault) test(t *testing.T, rawURL string) {
 	case !f.empty:
 		a.between = func() { f.begin(); f.end() }
 		bob.want(write, "set")
-	default: // the session that was loaded is gone when it is to be saved
+	default: // the session that was loaded is gone when it is to be saved: the change begins a new one
 		a.between = func() { f.begin(); f.end() }
-		if res := bob.do(write); res.status != http.StatusConflict || len(res.cookies) > 0 {
-			t.Errorf("%v; want 409 without a cookie", res)
+		if res := bob.do(write); res.status != http.StatusOK || len(res.cookies) != 1 {
+			t.Errorf("%v; want 200 with a cookie", res)
 		}
+		bob.want("/get/word", "yes")
+		bob.want("/get/user", "")
 	}
 
 	// The first requests after it. Any connection that the pool still holds may be of no use.
@@ -156,7 +161,14 @@ func (f fault) during(t *testing.T, a *app, alice, bob, carol *client) {
 	wg.Go(func() { alice.want("/plain", "plain") })
 	wg.Go(func() { (&client{app: a}).want("/plain", "plain") })
 	wg.Go(func() { (&client{app: a}).wantFailure("/set/user/dave", 1) })
-	wg.Go(func() { carol.wantFailure("/logout", steps) })
+	wg.Go(func() {
+		if f.ends {
+			carol.want("/logout", "")
+			carol.want("/get/user", unknown)
+		} else {
+			carol.wantFailure("/logout", steps)
+		}
+	})
 	wg.Go(func() {
 		all(crowd, func(i int) {
 			if f.readable {

@@ -2,6 +2,7 @@ package migrate_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"encoding/gob"
 	"errors"
@@ -79,7 +80,7 @@ func newStore(t *testing.T, rawURL string) session.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { session.Close(store) })
+	t.Cleanup(func() { store.Close() })
 	return store
 }
 
@@ -151,7 +152,10 @@ var applications = map[string]func(t *testing.T) application{
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { db.Close() })
+		t.Cleanup(func() {
+			db.Exec("DROP TABLE sessions")
+			db.Close()
+		})
 		for _, statement := range []string{
 			"DROP TABLE IF EXISTS sessions",
 			"CREATE TABLE sessions (token CHAR(43) PRIMARY KEY, data BLOB NOT NULL, expiry TIMESTAMP(6) NOT NULL)",
@@ -161,7 +165,7 @@ var applications = map[string]func(t *testing.T) application{
 			}
 		}
 		wantRefused(t, server.URL)
-		return newSCS(t, mysqlstore.NewWithCleanupInterval(db, 0), server.URL+"?table=web_sessions")
+		return newSCS(t, mysqlstore.NewWithCleanupInterval(db, 0), server.Apart(t, "table"))
 	},
 	"scs, PostgreSQL": func(t *testing.T) application {
 		server := servertest.PostgreSQL(t)
@@ -169,7 +173,10 @@ var applications = map[string]func(t *testing.T) application{
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(pool.Close)
+		t.Cleanup(func() {
+			pool.Exec(context.Background(), "DROP TABLE sessions")
+			pool.Close()
+		})
 		for _, statement := range []string{
 			"DROP TABLE IF EXISTS sessions",
 			"CREATE TABLE sessions (token TEXT PRIMARY KEY, data BYTEA NOT NULL, expiry TIMESTAMPTZ NOT NULL)",
@@ -179,14 +186,7 @@ var applications = map[string]func(t *testing.T) application{
 			}
 		}
 		wantRefused(t, server.URL)
-		address, err := url.Parse(server.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		params := address.Query()
-		params.Set("table", "web_sessions")
-		address.RawQuery = params.Encode()
-		return newSCS(t, pgxstore.NewWithCleanupInterval(pool, 0), address.String())
+		return newSCS(t, pgxstore.NewWithCleanupInterval(pool, 0), server.Apart(t, "table"))
 	},
 	"gorilla, cookie": func(t *testing.T) application {
 		old := sessions.NewCookieStore(bytes.Repeat([]byte("a"), 32), bytes.Repeat([]byte("e"), 32))
@@ -203,7 +203,7 @@ var applications = map[string]func(t *testing.T) application{
 func wantRefused(t *testing.T, rawURL string) {
 	t.Helper()
 	if store, err := session.Open(t.Context(), rawURL); err == nil {
-		session.Close(store)
+		store.Close()
 		t.Error("the old library's table is taken for one of this library's")
 	}
 }
@@ -355,7 +355,7 @@ func TestMigrate(t *testing.T) {
 			if got := ann.cookies(); len(got) != 1 || got[0].Name != "__Host-session_id" {
 				t.Errorf("the browser has the cookies %v", got)
 			}
-			if list, err := m.UserSessions(t.Context(), "ann"); len(list) != 1 || err != nil {
+			if list, err := m.Sessions(t.Context(), session.OfUser("ann")); len(list) != 1 || err != nil {
 				t.Errorf("ann's sessions: %+v, %v", list, err)
 			}
 
