@@ -6,6 +6,8 @@
 //	}
 //
 // Run it with -race too. An operator's command checks a live server with [Check].
+//
+// It also tests handlers: a [Client] is a browser at an application under test.
 package sessiontest
 
 import (

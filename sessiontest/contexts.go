@@ -25,23 +25,6 @@ func checkContextDone(ctx context.Context, e *env) {
 // checkDone calls each method with a context that is done. A store that need not wait for anything may do its work
 // all the same; but what a method returns must then be true.
 func (e *env) checkDone(ctx, done context.Context) {
-	call := func(what string, f func() error, valid ...error) error {
-		var err error
-		if e.failed() {
-			return done.Err()
-		}
-		what = fmt.Sprintf("%s with a context that is done (%v)", what, done.Err())
-		if !returns(done, func() { err = f() }) {
-			e.fail("%s has not returned after %v", what, patience)
-			return done.Err()
-		}
-		if !matches(err, done.Err()) && !slices.Contains(valid, cause(err)) {
-			e.fail("%s: want an error that wraps ctx.Err() and no other, or what it would return otherwise, got %s",
-				what, outcome(err))
-		}
-		return err
-	}
-
 	// An ID for each: a Save or Delete that was cut short may take effect at any time later.
 	rec := session.Record{Data: []byte("data"), Expires: hour()}
 	live := func() session.ID {
@@ -54,41 +37,69 @@ func (e *env) checkDone(ctx, done context.Context) {
 
 	id := live()
 	var got session.Record
-	if call("Load of a live record", func() (err error) { got, err = e.store.Load(done, id); return err }, nil) == nil {
+	load := func() (err error) { got, err = e.store.Load(done, id); return err }
+	if e.callDone(done, "Load of a live record", load, nil) == nil {
 		if d := difference(got, saved); d != "" {
 			e.fail("Load with a context that is done: %s", d)
 		}
 	}
 	unused := e.newID()
-	call("Load of an unused ID", func() error { _, err := e.store.Load(done, unused); return err }, session.ErrNotFound)
+	e.callDone(done, "Load of an unused ID", func() error { _, err := e.store.Load(done, unused); return err },
+		session.ErrNotFound)
 
-	call("Save of version 0 over a live record", func() error { return e.store.Save(done, id, rec) },
+	e.callDone(done, "Save of version 0 over a live record", func() error { return e.store.Save(done, id, rec) },
 		session.ErrConflict)
 	e.holds(ctx, id, saved, "after a Save of version 0 with a context that is done")
-	if call("Save of version 1 over version 1", func() error { return e.store.Save(done, id, saved) }, nil) == nil {
+	save := func() error { return e.store.Save(done, id, saved) }
+	if e.callDone(done, "Save of version 1 over version 1", save, nil) == nil {
 		after := saved
 		after.Version = 2
 		e.holds(ctx, id, after, "after a Save with a context that is done, which returned no error")
 	}
 
 	id = live()
-	if call("Delete of a live record", func() error { return e.store.Delete(done, id) }, nil) == nil {
+	if e.callDone(done, "Delete of a live record", func() error { return e.store.Delete(done, id) }, nil) == nil {
 		e.absent(ctx, id, "after a Delete with a context that is done, which returned no error")
 	}
-
 	id = live()
+	e.checkDoneOptional(done, id, e.load(ctx, id, "after one save"))
+}
+
+// checkDoneOptional is checkDone for the methods that a store need not have. loaded is the record under id.
+func (e *env) checkDoneOptional(done context.Context, id session.ID, loaded session.Record) {
 	if toucher, ok := e.store.(session.Toucher); ok {
-		loaded := e.load(ctx, id, "after one save")
-		call("Touch of a live record", func() error { return toucher.Touch(done, id, loaded) }, nil, errors.ErrUnsupported)
-	}
-	if sweeper, ok := e.store.(session.Sweeper); ok {
-		call("DeleteExpired", func() error { _, err := sweeper.DeleteExpired(done, 1); return err },
+		e.callDone(done, "Touch of a live record", func() error { return toucher.Touch(done, id, loaded) },
 			nil, errors.ErrUnsupported)
 	}
-	if lister, ok := e.store.(session.Lister); ok {
-		call("Count", func() error { _, err := lister.Count(done); return err }, nil, errors.ErrUnsupported)
-		call("List", func() error { return e.drain(lister.List(done)) }, nil, errors.ErrUnsupported)
+	if sweeper, ok := e.store.(session.Sweeper); ok {
+		e.callDone(done, "DeleteExpired", func() error { _, err := sweeper.DeleteExpired(done, 1); return err },
+			nil, errors.ErrUnsupported)
 	}
+	if counter, ok := e.store.(session.Counter); ok {
+		e.callDone(done, "Count", func() error { _, err := counter.Count(done, -1, 0); return err }, nil, errors.ErrUnsupported)
+	}
+	if lister, ok := e.store.(session.Lister); ok {
+		e.callDone(done, "List", func() error { return e.drain(lister.List(done)) }, nil, errors.ErrUnsupported)
+	}
+}
+
+// callDone calls f, which works with a context that is done, and returns its error: that of the context, or one that is
+// valid without it.
+func (e *env) callDone(done context.Context, what string, f func() error, valid ...error) error {
+	var err error
+	if e.failed() {
+		return done.Err()
+	}
+	what = fmt.Sprintf("%s with a context that is done (%v)", what, done.Err())
+	if !returns(done, func() { err = f() }) {
+		e.fail("%s has not returned after %v", what, patience)
+		return done.Err()
+	}
+	if !matches(err, done.Err()) && !slices.Contains(valid, cause(err)) {
+		e.fail("%s: want an error that wraps ctx.Err() and no other, or what it would return otherwise, got %s",
+			what, outcome(err))
+	}
+	return err
 }
 
 func checkContextCancelled(ctx context.Context, e *env) {

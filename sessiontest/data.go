@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"time"
 
 	"example.com/session"
 )
@@ -138,6 +139,32 @@ func checkDataLoaded(ctx context.Context, e *env) {
 	e.create(ctx, id, session.Record{Data: bytes.Repeat([]byte{0xDD}, 100), Expires: hour()})
 	e.load(ctx, id, "after Delete and Save")
 	intact("after Delete and another Save")
+}
+
+func checkCached(ctx context.Context, e *env) {
+	direct := session.WithoutCache(ctx)
+	id := e.newID()
+	want := session.Record{Data: []byte("data"), Expires: hour(), Cached: true}
+	look := func(when string) {
+		e.load(ctx, id, when) // from here on, a cache has it
+		want.Version++
+		e.holds(direct, id, want, when+", without cache")
+		if e.load(direct, id, when+", without cache").Cached {
+			e.fail("Load %s, without cache: want Cached unset, got it set", when)
+		}
+	}
+	e.create(ctx, id, want)
+	look("after a Save of version 0 with Cached set")
+	e.save(ctx, id, want, nil, "with Cached set")
+	look("after a Save of version 1 with Cached set")
+	if e.touches(ctx) {
+		loaded := e.load(ctx, id, "after two saves")
+		loaded.Cached = true
+		want.Expires = hour().Add(time.Minute)
+		e.touch(ctx, id, loaded, want.Expires, nil, "with Cached set")
+		want.Version--
+		look("after a Touch with Cached set")
+	}
 }
 
 func checkIDBits(ctx context.Context, e *env) {

@@ -28,7 +28,8 @@ func addToCart(w http.ResponseWriter, r *http.Request) {
 func ExampleClient() {
 	var t testing.TB = standIn{} // the parameter of a test function
 
-	client := sessiontest.NewClient(t, http.HandlerFunc(addToCart))
+	m := sessiontest.NewManager(t, nil) // or the application's own
+	client := sessiontest.NewClient(t, m, m.Handler(http.HandlerFunc(addToCart)))
 
 	res := client.Do(httptest.NewRequest("POST", "/cart?item=bread", nil))
 	fmt.Println(res.Status)

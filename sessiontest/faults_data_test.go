@@ -107,6 +107,41 @@ func dataFaults() []fault {
 				return nil
 			}
 		}},
+		{rule: "cached", what: "keeps what a cache has said", make: func(s *faulty) {
+			s.save = func(c ctx, i id, r rec) error {
+				err := s.reference.Save(c, i, r)
+				if stored := s.peek(i); err == nil && r.Cached {
+					stored.Cached = true
+					s.put(i, stored)
+				}
+				return err
+			}
+		}},
+		{rule: "cached", what: "takes a touch as it is", make: func(s *faulty) {
+			s.touch = func(c ctx, i id, r rec) error {
+				err := s.reference.Touch(c, i, r)
+				if stored := s.peek(i); err == nil && r.Cached {
+					stored.Cached = true
+					s.put(i, stored)
+				}
+				return err
+			}
+		}},
+		{rule: "cached", what: "refuses a record from a cache", make: func(s *faulty) {
+			s.save = func(c ctx, i id, r rec) error {
+				if r.Cached {
+					return session.ErrConflict
+				}
+				return s.reference.Save(c, i, r)
+			}
+		}},
+		{rule: "cached", what: "has a cache that nobody can go past", make: func(s *faulty) {
+			s.load = func(c ctx, i id) (rec, error) {
+				r, err := s.reference.Load(c, i)
+				r.Cached = err == nil
+				return r, err
+			}
+		}},
 		{rule: "id-bits", what: "keeps 16 bytes of the ID", make: key(func(i id) (short id) {
 			copy(short[:], i[:16])
 			return short

@@ -182,14 +182,20 @@ func listFaults() []fault {
 			}
 		}},
 		{rule: "count", what: "counts what has expired", make: func(s *faulty) {
-			s.count = func(ctx) (int, error) {
+			s.count = func(ctx, int, byte) (int, error) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				return len(s.recs), nil
 			}
 		}},
 		{rule: "count", what: "counts nothing", make: func(s *faulty) {
-			s.count = func(ctx) (int, error) { return 0, nil }
+			s.count = func(ctx, int, byte) (int, error) { return 0, nil }
+		}},
+		{rule: "count", what: "counts all", make: func(s *faulty) {
+			s.count = func(ctx ctx, _ int, _ byte) (int, error) { return s.reference.Count(ctx, -1, 0) }
+		}},
+		{rule: "count", what: "is off by one", make: func(s *faulty) {
+			s.count = func(ctx ctx, at int, b byte) (int, error) { return s.reference.Count(ctx, at+1, b) }
 		}},
 	}
 }

@@ -41,17 +41,33 @@ func app() http.Handler {
 	return mux
 }
 
+// newClient returns one of the app, with a manager of its own.
+func newClient(t testing.TB) *sessiontest.Client {
+	m := sessiontest.NewManager(t, &session.Options{RenewInterval: session.Never})
+	return sessiontest.NewClient(t, m, m.Handler(app()))
+}
+
 func get(target string) *http.Request { return httptest.NewRequest(http.MethodGet, target, nil) }
 
+// sessionCookie returns the value of the session's cookie in a response, empty if there is none.
+func sessionCookie(res *http.Response) string {
+	for _, c := range res.Cookies() {
+		if c.Name == "session_id" {
+			return c.Value
+		}
+	}
+	return ""
+}
+
 func TestClientKeepsSession(t *testing.T) {
-	c := sessiontest.NewClient(t, app())
+	c := newClient(t)
 	if got := c.Values(); len(got) != 0 {
 		t.Errorf("before the first request: %v", got)
 	}
 	// The host does not matter, the session of another client does not either.
 	for _, target := range []string{"/visit", "http://shop.example/visit", "https://example.com/visit"} {
 		c.Do(get(target))
-		sessiontest.NewClient(t, app()).Do(get(target))
+		newClient(t).Do(get(target))
 	}
 	if got, want := c.Values(), map[string]any{"visits": int64(3)}; !reflect.DeepEqual(got, want) {
 		t.Errorf("after three visits: %v, want %v", got, want)
@@ -59,7 +75,7 @@ func TestClientKeepsSession(t *testing.T) {
 }
 
 func TestClientSet(t *testing.T) {
-	c := sessiontest.NewClient(t, app())
+	c := newClient(t)
 	c.Set(map[string]any{"visits": 41, "colour": "red"})
 	c.Do(get("/visit"))
 	if got, want := c.Values(), map[string]any{"visits": int64(42), "colour": "red"}; !reflect.DeepEqual(got, want) {
@@ -68,25 +84,28 @@ func TestClientSet(t *testing.T) {
 }
 
 func TestClientLoginAndLogout(t *testing.T) {
-	c := sessiontest.NewClient(t, app())
-	c.Do(get("/visit"))
+	c := newClient(t)
+	first := sessionCookie(c.Do(get("/visit")))
 	ids := map[session.ID]bool{}
 	see := func() {
 		t.Helper()
 		c.Session(func(s *session.Session) { ids[s.ID()] = true })
 	}
 	see()
-	c.Do(get("/visit"))
-	see()
-	if len(ids) != 1 {
-		t.Errorf("the ID changed without Regenerate")
+	if next := sessionCookie(c.Do(get("/visit"))); first == "" || next != "" && next != first {
+		t.Errorf("the cookie changed without Regenerate")
 	}
-	if res := c.Do(get("/login?name=eve")); res.StatusCode != http.StatusSeeOther {
+	see()
+	res := c.Do(get("/login?name=eve"))
+	if res.StatusCode != http.StatusSeeOther {
 		t.Errorf("login: %v, want the redirect itself", res.Status)
 	}
+	if next := sessionCookie(res); next == "" || next == first {
+		t.Errorf("the cookie did not change with Regenerate")
+	}
 	see()
-	if len(ids) != 2 {
-		t.Errorf("the ID did not change with Regenerate")
+	if len(ids) != 1 || ids[session.ID{}] {
+		t.Errorf("the session had the IDs %v, want one", ids)
 	}
 	if got := c.Values()["user"]; got != "eve" {
 		t.Errorf("user: %v, want eve", got)
@@ -100,7 +119,7 @@ func TestClientLoginAndLogout(t *testing.T) {
 }
 
 func TestClientKeepsOtherCookies(t *testing.T) {
-	c := sessiontest.NewClient(t, app())
+	c := newClient(t)
 	body := func(target string) string {
 		b, err := io.ReadAll(c.Do(get(target)).Body)
 		if err != nil {
@@ -122,7 +141,7 @@ func TestClientKeepsOtherCookies(t *testing.T) {
 }
 
 func TestClientRequestsMeet(t *testing.T) {
-	c := sessiontest.NewClient(t, app())
+	c := newClient(t)
 	c.Set(map[string]any{"visits": 0})
 	var requests sync.WaitGroup
 	for range 8 {
@@ -142,7 +161,7 @@ func TestClientRequestsMeet(t *testing.T) {
 
 func TestClientInBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := sessiontest.NewClient(t, app())
+		c := newClient(t)
 		c.Do(get("/visit"))
 		time.Sleep(20 * time.Minute)
 		if got := c.Values(); len(got) != 0 {
@@ -164,7 +183,7 @@ func (f *fatal) Fatalf(format string, args ...any) {
 
 func TestClientFailsTest(t *testing.T) {
 	f := &fatal{TB: t}
-	c := sessiontest.NewClient(f, app())
+	c := newClient(f)
 	defer func() {
 		if recover(); !strings.HasPrefix(f.said, "sessiontest: ") {
 			t.Errorf("a value that cannot be encoded did not end the test")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/client"
 )
 
 // RunSessions checks, each in a subtest of its own and on a store from newStore, that sessions in that store keep
@@ -18,10 +19,11 @@ import (
 // [Run] names the rule that a store breaks; RunSessions shows what comes of it. It takes seconds.
 //
 // newStore may return the same store again, or one on a server that others use at the same time: all sessions
-// are new ones. They stay in the store until they expire, within minutes. What newStore opens it closes with
-// t.Cleanup. Subtests are not allowed in a bubble of testing/synctest.
+// are new ones. They stay in the store until they expire, most within minutes, the marks of those that were ended for an
+// hour. What newStore opens it closes with t.Cleanup. Subtests are not allowed in a bubble of testing/synctest. A cache must
+// know of all that goes through it, as one within a process can.
 //
-// A rule does less on a store that is slow. Those named interleaved play rounds, a thousand at most. A failure tells
+// A rule does less on a store that is slow. Those named interleaved play 300 rounds at most. A failure tells
 // the seed of its round, which leads to much the same order of calls in each run, and all calls to the store.
 func RunSessions(t *testing.T, newStore func(t *testing.T) session.Store) {
 	t.Helper()
@@ -63,16 +65,18 @@ func sessionRules() []sessionRule {
 	return []sessionRule{
 		{"parallel-changes", "changes of different keys all survive", checkParallelChanges},
 		{"parallel-updates", "Update loses no change, across processes", checkParallelUpdates},
-		{"parallel-renewals", "requests that renew a session at the same time end with one successor", checkParallelRenewals},
-		{"ended-in-flight", "a request in flight brings no session back that has ended, and touches no cookie", checkEndedInFlight},
-		{"expired", "an expired session reads as new, and no request in flight brings it back", checkExpired},
+		{"parallel-renewals", "requests that renew a session at the same time converge: one session, one record, one new cookie; " +
+			"the old one is accepted until the new one was shown, and for a window after that", checkParallelRenewals},
+		{"ended-in-flight", "a request in flight brings no session back that has ended, and touches no cookie; " +
+			"after Regenerate the old cookie is worth nothing", checkEndedInFlight},
+		{"expired", "an expired session reads as new; a request in flight begins a new one with its own changes alone", checkExpired},
 		{"foreign", "an ID that the store does not know is never adopted", checkForeign},
 		{"interleaved", "in whatever order requests meet, nothing acknowledged is lost and nothing ended comes back",
 			mode{}.check},
-		{"interleaved-renewal", "the same while IDs are renewed",
+		{"interleaved-renewal", "the same while cookies are renewed",
 			mode{renew: true}.check},
-		{"interleaved-faults", "the same while IDs are renewed, calls to the store fail, and processes die",
-			mode{renew: true, faults: true}.check},
+		{"interleaved-faults", "the same while cookies are renewed, calls to the store fail or come late, replies and responses " +
+			"get lost, and processes die", mode{renew: true, faults: true}.check},
 	}
 }
 
@@ -100,17 +104,17 @@ func checkParallelChanges(ctx context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	replies := make([]reply, n)
+	replies := make([]client.Answer, n)
 	meet := newMeeting(n)
 	meet.run(func(i int) {
-		replies[i] = send(ctx, m, cookie, func(s *session.Session) {
+		replies[i] = client.Ask(ctx, m, cookie, func(s *session.Session) {
 			s.Len()
 			meet.wait() // so that all start from the same record
 			written(i).Set(s, true)
 		})
 	})
 	for i, r := range replies {
-		if err := r.expect(http.StatusOK); err != nil {
+		if err := r.Expect(http.StatusOK); err != nil {
 			return fmt.Errorf("request %d of %d, each of which sets a key of its own: %w", i, n, err)
 		}
 	}
@@ -122,7 +126,7 @@ func checkParallelChanges(ctx context.Context, s *site) error {
 }
 
 func checkParallelUpdates(ctx context.Context, s *site) error {
-	const n, each = 64, 100
+	const n, each = 64, 25
 	first, cookie, err := s.begin(ctx, s.options())
 	if err != nil {
 		return err
@@ -141,9 +145,9 @@ func checkParallelUpdates(ctx context.Context, s *site) error {
 			m = second
 		}
 		for try := 0; try < each && ctx.Err() == nil && time.Now().Before(end); try++ {
-			err := send(ctx, m, cookie, func(s *session.Session) {
+			err := client.Ask(ctx, m, cookie, func(s *session.Session) {
 				count.Update(s, func(n int) int { return n + 1 })
-			}).expect(http.StatusOK)
+			}).Expect(http.StatusOK)
 			if err != nil {
 				cancel(fmt.Errorf("one of %d requests at a time that add one: %w", n, err))
 				return
@@ -161,15 +165,17 @@ func checkParallelUpdates(ctx context.Context, s *site) error {
 	return err
 }
 
+// checkParallelRenewals has requests meet at the moment of renewal, and then looks at what becomes of both cookies.
 func checkParallelRenewals(ctx context.Context, s *site) error {
 	const n = 32
-	const interval = 200 * time.Millisecond
+	const interval = 20 * time.Millisecond
 	opts := s.options()
 	opts.RenewInterval = interval
 	first, cookie, err := s.begin(ctx, opts)
 	if err != nil {
 		return err
 	}
+	opts.RenewGrace = time.Millisecond // of a renewal that nobody has shown, nothing is ever over
 	second, err := s.manager(opts)
 	if err != nil {
 		return err
@@ -185,15 +191,14 @@ func checkParallelRenewals(ctx context.Context, s *site) error {
 	if err := sleepUntil(ctx, time.Now().Add(interval)); err != nil {
 		return err
 	}
-	replies := make([]reply, n)
+	replies := make([]client.Answer, n)
 	meet := newMeeting(n)
-	start := time.Now()
 	meet.run(func(i int) {
 		m := first
 		if i%2 == 1 {
 			m = second
 		}
-		replies[i] = send(ctx, m, cookie, func(s *session.Session) {
+		replies[i] = client.Ask(ctx, m, cookie, func(s *session.Session) {
 			s.Len()
 			meet.wait()
 			if i < n/2 {
@@ -201,40 +206,59 @@ func checkParallelRenewals(ctx context.Context, s *site) error {
 			}
 		})
 	})
-	renewals := 1 + int(time.Since(start)/(interval-time.Millisecond)) // a slow store has time for more than one
-
-	after, err := look(ctx, reader, cookie)
-	if err != nil {
+	renewed := replies[0].Cookie
+	if renewed == "" || renewed == cookie {
+		return fmt.Errorf("want a new cookie when renewal is due, got the answer %v", replies[0])
+	}
+	for i, r := range replies {
+		if want := (client.Answer{Status: http.StatusOK, Cookie: renewed}); r != want {
+			return fmt.Errorf("request %d of %d at the moment of renewal: want the answer %v, the same for all, got %v", i, n, want, r)
+		}
+	}
+	// leads checks where both cookies lead, and that no cookie but the renewed one is ever sent.
+	leads := func(when string, writes int) error {
+		for _, c := range []string{renewed, cookie} {
+			v, err := look(ctx, reader, c)
+			if err != nil {
+				return err
+			}
+			if v.id != before.id {
+				return fmt.Errorf("%s, the cookies of the session %v lead to %v", when, before.id, v.id)
+			}
+			if err := v.holds(writes); err != nil {
+				return fmt.Errorf("%s: %w", when, err)
+			}
+			for _, m := range []*session.Manager{first, second} {
+				if r := client.Ask(ctx, m, c, func(s *session.Session) { s.Len() }); r.Status != http.StatusOK || r.Removed ||
+					r.Cookie != renewed && (r.Cookie != "" || c == cookie) {
+					return fmt.Errorf("%s, a request gets the answer %v, want the renewed cookie if it has another", when, r)
+				}
+			}
+		}
+		return nil
+	}
+	if err := leads("after a renewal", n/2); err != nil {
 		return err
 	}
-	if after.id == before.id {
-		return fmt.Errorf("%d requests at the moment of renewal, and the ID is still %v", n, before.id)
+	// By then the next renewal would be due, if the cookie before were accepted no longer.
+	if err := sleepUntil(ctx, time.Now().Add(interval)); err != nil {
+		return err
 	}
-	successors := map[string]bool{}
-	for i, r := range replies {
-		if r.status != http.StatusOK || r.removed {
-			return fmt.Errorf("request %d of %d at the moment of renewal got the answer %v", i, n, r)
-		}
-		if r.cookie == "" || successors[r.cookie] {
-			continue
-		}
-		successors[r.cookie] = true
-		v, err := look(ctx, reader, r.cookie)
-		if err != nil {
-			return err
-		}
-		if v.id != after.id {
-			return fmt.Errorf("the cookies of one session lead to the IDs %v and %v", after.id, v.id)
-		}
+	if err := leads("before anybody has saved with the renewed cookie", n/2); err != nil {
+		return err
 	}
-	if len(successors) == 0 || len(successors) > renewals {
-		return fmt.Errorf("want 1 to %d successors, got %d", renewals, len(successors))
+	r := client.Ask(ctx, first, renewed, func(s *session.Session) { written(n/2).Set(s, true) })
+	if r.Status != http.StatusOK || r.Removed || r.Cookie != "" && r.Cookie != renewed {
+		return fmt.Errorf("the first that saves with the renewed cookie got the answer %v", r)
 	}
-	return after.holds(n / 2)
+	if err := sleepUntil(ctx, time.Now().Add(interval)); err != nil {
+		return err
+	}
+	return leads("within the window", n/2+1)
 }
 
 // checkEndedInFlight has a request load the session, then has another one end it and get its answer, and then lets
-// the first one go on.
+// the first one go on. What is sent with the old cookie right after that fares no better.
 func checkEndedInFlight(ctx context.Context, s *site) error {
 	for _, tt := range []struct {
 		end, late act
@@ -280,17 +304,31 @@ func (s *site) endInFlight(ctx context.Context, processes int, renew bool, end, 
 	if err := sleepUntil(ctx, time.Now().Add(2*time.Millisecond)); err != nil {
 		return err
 	}
-	var ender reply
-	straggler := send(ctx, m, cookie, func(s *session.Session) {
-		s.Len()
-		ender = send(ctx, other, cookie, func(s *session.Session) { end.do(s, 0) })
+	var ender client.Answer
+	var before session.ID
+	began := time.Now()
+	straggler := client.Ask(ctx, m, cookie, func(s *session.Session) {
+		before = s.ID()
+		ender = client.Ask(ctx, other, cookie, func(s *session.Session) { end.do(s, 0) })
 		late.do(s, 1)
 	})
-	if ender.status != http.StatusOK || ender.removed != (end == destroys) || (ender.cookie != "") != (end == regenerates) {
+	if ender.Status != http.StatusOK || ender.Removed != (end == destroys) || (ender.Cookie != "") != (end == regenerates) ||
+		ender.Cookie == cookie {
 		return fmt.Errorf("the %v got the answer %v", end, ender)
 	}
-	if err := straggler.expect(status); err != nil {
+	if err := straggler.Expect(status); err != nil {
 		return fmt.Errorf("the %v that goes on: %w", late, err)
+	}
+	found := session.ID{}
+	afterwards := client.Ask(ctx, m, cookie, func(s *session.Session) {
+		found = s.ID()
+		late.do(s, 2)
+	})
+	switch err := afterwards.Expect(status); {
+	case found != session.ID{}:
+		return errors.New("the cookie still leads to a session")
+	case err != nil && time.Since(began) < straggling:
+		return fmt.Errorf("a %v that begins after that: %w", late, err)
 	}
 	v, err := look(ctx, other, cookie)
 	switch {
@@ -301,16 +339,29 @@ func (s *site) endInFlight(ctx context.Context, processes int, renew bool, end, 
 	case end == destroys:
 		return nil
 	}
-	if v, err = look(ctx, other, ender.cookie); err != nil {
+	if v, err = look(ctx, other, ender.Cookie); err != nil {
 		return err
 	}
-	if v.written[1] {
+	switch {
+	case v.id != before:
+		return fmt.Errorf("the session had the ID %v, and after Regenerate it has %v", before, v.id)
+	case v.written[1] || v.written[2]:
 		return errors.New("what was refused is in the session")
 	}
 	return v.holds(1)
 }
 
+// checkExpired has a request load the session, and go on when it has expired.
 func checkExpired(ctx context.Context, s *site) error {
+	for _, late := range []act{reads, writes, regenerates, destroys} {
+		if err := s.expireInFlight(ctx, late); err != nil {
+			return fmt.Errorf("a %v goes on when the session has expired: %w", late, err)
+		}
+	}
+	return nil
+}
+
+func (s *site) expireInFlight(ctx context.Context, late act) error {
 	opts := s.options()
 	for idle := 50 * time.Millisecond; ; idle *= 4 {
 		opts.IdleTimeout = idle
@@ -319,10 +370,12 @@ func checkExpired(ctx context.Context, s *site) error {
 			return err
 		}
 		var id session.ID
-		straggler := send(ctx, m, cookie, func(s *session.Session) {
+		straggler := client.Ask(ctx, m, cookie, func(s *session.Session) {
 			if id = s.ID(); id != (session.ID{}) {
 				sleepUntil(ctx, s.Expires())
-				written(0).Set(s, true)
+				if late.do(s, 0); late == writes || late == regenerates {
+					s.SetIdleTimeout(time.Minute) // of what it begins, see below
+				}
 			}
 		})
 		switch {
@@ -333,11 +386,41 @@ func checkExpired(ctx context.Context, s *site) error {
 		case id == session.ID{}:
 			return errors.New("a session cannot be loaded once it is saved")
 		}
-		if err := straggler.expect(http.StatusConflict); err != nil {
-			return fmt.Errorf("a request that writes when the session has expired: %w", err)
+		// What begins now must not be over before it is looked at.
+		reader, err := s.manager(s.options())
+		if err != nil {
+			return err
 		}
-		return s.startsAnew(ctx, m, cookie, id)
+		if err := beginsAnew(ctx, reader, id, cookie, straggler, late); err != nil {
+			return err
+		}
+		return s.startsAnew(ctx, reader, cookie, id)
 	}
+}
+
+// beginsAnew checks the answer to a request whose session was there no more: a change has begun a new one, and is all that
+// is in it.
+func beginsAnew(ctx context.Context, reader *session.Manager, id session.ID, cookie string, r client.Answer, late act) error {
+	if late != writes && late != regenerates {
+		return r.Expect(http.StatusOK)
+	}
+	if r.Status != http.StatusOK || r.Cookie == "" || r.Removed || r.Cookie == cookie {
+		return fmt.Errorf("want a new session with a cookie of its own, got the answer %v", r)
+	}
+	v, err := look(ctx, reader, r.Cookie)
+	switch {
+	case err != nil:
+		return err
+	case v.id == id:
+		return fmt.Errorf("the session %v is there again", id)
+	case v.id == session.ID{}:
+		return errors.New("the new cookie leads to no session")
+	case v.planted != "":
+		return errors.New("the new session has what the old one had")
+	case len(v.written) != 1 || v.count != 1:
+		return fmt.Errorf("the new session has the changes of %d requests, want those of the one that began it", len(v.written))
+	}
+	return nil
 }
 
 func checkForeign(ctx context.Context, s *site) error {
@@ -366,11 +449,11 @@ func (s *site) startsAnew(ctx context.Context, m *session.Manager, cookie string
 	if !v.isNew || !v.unknown || v.id != (session.ID{}) || v.planted != "" {
 		return errors.New("the cookie does not read as that of a new session")
 	}
-	r := send(ctx, m, cookie, plant)
-	if r.status != http.StatusOK || r.cookie == "" || r.cookie == cookie {
+	r := client.Ask(ctx, m, cookie, plant)
+	if r.Status != http.StatusOK || r.Cookie == "" || r.Cookie == cookie {
 		return fmt.Errorf("want a new session to come with a new cookie, got the answer %v", r)
 	}
-	if v, err = look(ctx, m, r.cookie); err != nil {
+	if v, err = look(ctx, m, r.Cookie); err != nil {
 		return err
 	}
 	if v.id == id {

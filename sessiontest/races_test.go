@@ -6,10 +6,13 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
+	"example.com/session/internal/storetest"
 	"example.com/session/sessiontest"
 )
 
@@ -17,12 +20,18 @@ func TestRunSessions(t *testing.T) {
 	sessiontest.RunSessions(t, func(*testing.T) session.Store { return session.NewMemoryStore() })
 }
 
-// threeMethods is a store that has nothing optional.
-type threeMethods struct{ session.Store }
-
 func TestRunSessionsWithoutTouch(t *testing.T) {
 	t.Parallel()
-	sessiontest.RunSessions(t, func(*testing.T) session.Store { return threeMethods{session.NewMemoryStore()} })
+	sessiontest.RunSessions(t, func(*testing.T) session.Store { return double.Plain{Store: session.NewMemoryStore()} })
+}
+
+// RunSessions plays the same rounds each time. These are others.
+func TestOtherRounds(t *testing.T) {
+	t.Parallel()
+	n, first := storetest.Rounds()
+	if err := sessiontest.PlayRounds(t.Context(), session.NewMemoryStore(), first, uint64(n)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestCheckSessionsEnds(t *testing.T) {
@@ -40,23 +49,25 @@ func TestCheckSessionsEnds(t *testing.T) {
 func TestCheckSessionsFindsFaults(t *testing.T) {
 	tests := []struct {
 		name  string
-		fault storeFault
+		fault func(session.Store) double.Hook
 		rules []string
 	}{
-		{"blind save", blindSave, []string{"parallel-updates", "interleaved", "interleaved-renewal", "interleaved-faults"}},
+		{"blind save", blindSave, []string{"parallel-updates", "parallel-renewals", "expired", "interleaved", "interleaved-renewal", "interleaved-faults"}},
 		{"check before save", looseSave, []string{"parallel-updates"}},
 		{"save revives", revivingSave, []string{"expired"}},
 		{"save forgotten", forgottenSave, []string{"parallel-updates"}},
 		{"never expires", neverExpires, []string{"expired"}},
-		{"stale load", staleLoad, []string{"ended-in-flight", "interleaved"}},
-		{"blind touch", blindTouch, []string{"interleaved"}},
-		{"retired is deleted", retiredDeleted, []string{"interleaved", "interleaved-renewal"}},
-		{"down", down, []string{"parallel-changes", "parallel-renewals", "foreign", "interleaved"}},
+		{"stale load", staleLoad, []string{"ended-in-flight", "interleaved", "interleaved-renewal"}},
+		{"blind touch", blindTouch, []string{"interleaved", "interleaved-faults"}},
+		{"retired is deleted", retiredDeleted, []string{"ended-in-flight", "interleaved", "interleaved-renewal", "interleaved-faults"}},
+		{"down", func(session.Store) double.Hook { return double.Fail(errors.New("down")) }, []string{"parallel-changes", "parallel-renewals", "foreign", "interleaved"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := sessiontest.CheckSessions(t.Context(), &faultyStore{Store: session.NewMemoryStore(), fault: tt.fault})
+			store := double.New(session.NewMemoryStore())
+			store.Hook(tt.fault(store.Store))
+			err := sessiontest.CheckSessions(t.Context(), store)
 			for _, rule := range tt.rules {
 				if err == nil || !strings.Contains(err.Error(), "rule "+rule+":") {
 					t.Errorf("rule %s is not found broken", rule)
@@ -69,102 +80,98 @@ func TestCheckSessionsFindsFaults(t *testing.T) {
 	}
 }
 
-type storeFault int
-
-const (
-	blindSave      storeFault = iota // ignores versions
-	looseSave                        // compares, and later on swaps
-	revivingSave                     // creates what a save started from and is no longer there
-	forgottenSave                    // acknowledges a save, and now and then does not make it
-	neverExpires                     // ignores Expires
-	staleLoad                        // returns once more what was there before the last save
-	blindTouch                       // writes what the toucher saw
-	retiredDeleted                   // deletes records that turn small, as the marks of ended sessions are
-	down                             // does nothing
-)
-
-var errDown = errors.New("down")
-
-type faultyStore struct {
-	session.Store
-	fault storeFault
-
-	mu     sync.Mutex
-	saves  int
-	before map[session.ID]session.Record
+// blindSave ignores versions.
+func blindSave(store session.Store) double.Hook {
+	return double.Before(func(ctx context.Context, c *double.Call) error {
+		current, _ := store.Load(ctx, c.ID)
+		c.Record.Version = current.Version
+		return nil
+	}, double.Save)
 }
 
-func (f *faultyStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if f.fault == down {
-		return session.Record{}, errDown
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if rec, ok := f.before[id]; ok {
-		delete(f.before, id)
-		return rec, nil
-	}
-	return f.Store.Load(ctx, id)
-}
-
-func (f *faultyStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	current, err := f.Store.Load(ctx, id)
-	f.mu.Lock()
-	f.saves++
-	nth := f.saves
-	f.mu.Unlock()
-	switch f.fault {
-	case blindSave:
-		rec.Version = current.Version
-	case looseSave:
-		if rec.Version != current.Version {
+// looseSave compares, and later on swaps.
+func looseSave(store session.Store) double.Hook {
+	return double.Before(func(ctx context.Context, c *double.Call) error {
+		if current, _ := store.Load(ctx, c.ID); c.Record.Version != current.Version {
 			return session.ErrConflict
 		}
 		runtime.Gosched()
-		if current, err = f.Store.Load(ctx, id); err == nil {
-			rec.Version = current.Version
-		}
-	case revivingSave:
-		if err != nil {
-			rec.Version = 0
-		}
-	case forgottenSave:
-		if rec.Version == current.Version && nth%100 == 0 {
-			return nil
-		}
-	case neverExpires:
-		rec.Expires = time.Time{}
-	case staleLoad:
-		if err := f.Store.Save(ctx, id, rec); err != nil {
-			return err
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if f.before == nil {
-			f.before = make(map[session.ID]session.Record)
-		}
-		if rec.Version > 0 {
-			f.before[id] = current
+		if current, err := store.Load(ctx, c.ID); err == nil {
+			c.Record.Version = current.Version
 		}
 		return nil
-	case retiredDeleted:
-		if err == nil && rec.Version == current.Version && len(rec.Data) < len(current.Data)-30 {
-			return f.Store.Delete(ctx, id)
-		}
-	case down:
-		return errDown
-	}
-	return f.Store.Save(ctx, id, rec)
+	}, double.Save)
 }
 
-func (f *faultyStore) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	if f.fault == blindTouch {
-		current, err := f.Store.Load(ctx, id)
+// revivingSave creates what a save started from and is no longer there.
+func revivingSave(store session.Store) double.Hook {
+	return double.Before(func(ctx context.Context, c *double.Call) error {
+		if _, err := store.Load(ctx, c.ID); err != nil {
+			c.Record.Version = 0
+		}
+		return nil
+	}, double.Save)
+}
+
+// forgottenSave acknowledges a save, and now and then does not make it.
+func forgottenSave(store session.Store) double.Hook {
+	var saves atomic.Int64
+	return double.On(func(ctx context.Context, c *double.Call, next func(context.Context) error) error {
+		current, _ := store.Load(ctx, c.ID)
+		if saves.Add(1)%100 == 0 && c.Record.Version == current.Version {
+			return nil
+		}
+		return next(ctx)
+	}, double.Save)
+}
+
+// neverExpires ignores Expires.
+func neverExpires(session.Store) double.Hook {
+	return double.Before(func(_ context.Context, c *double.Call) error {
+		c.Record.Expires = time.Time{}
+		return nil
+	}, double.Save)
+}
+
+// staleLoad returns once more what was there before the last save.
+func staleLoad(store session.Store) double.Hook {
+	var before sync.Map
+	return func(ctx context.Context, c *double.Call, next func(context.Context) error) error {
+		current, _ := store.Load(ctx, c.ID)
+		err := next(ctx)
+		switch c.Op {
+		case double.Load:
+			if old, ok := before.LoadAndDelete(c.ID); ok {
+				c.Record, err = old.(session.Record), nil
+			}
+		case double.Save:
+			if err == nil && c.Record.Version > 0 {
+				before.Store(c.ID, current)
+			}
+		}
+		return err
+	}
+}
+
+// blindTouch writes what the toucher saw.
+func blindTouch(store session.Store) double.Hook {
+	return double.On(func(ctx context.Context, c *double.Call, _ func(context.Context) error) error {
+		current, err := store.Load(ctx, c.ID)
 		if err != nil {
 			return err
 		}
-		rec.Version = current.Version
-		return f.Store.Save(ctx, id, rec)
-	}
-	return f.Store.(session.Toucher).Touch(ctx, id, rec)
+		c.Record.Version = current.Version
+		return store.Save(ctx, c.ID, c.Record)
+	}, double.Touch)
+}
+
+// retiredDeleted deletes records that turn small, as the marks of ended sessions are.
+func retiredDeleted(store session.Store) double.Hook {
+	return double.On(func(ctx context.Context, c *double.Call, next func(context.Context) error) error {
+		current, err := store.Load(ctx, c.ID)
+		if err == nil && c.Record.Version == current.Version && len(c.Record.Data) < len(current.Data)-30 {
+			return store.Delete(ctx, c.ID)
+		}
+		return next(ctx)
+	}, double.Save)
 }

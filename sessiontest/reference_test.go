@@ -45,6 +45,7 @@ func (s *reference) Save(ctx context.Context, id session.ID, rec session.Record)
 		return session.ErrConflict
 	}
 	rec.Version++
+	rec.Cached = false
 	s.recs[id] = rec
 	return nil
 }
@@ -100,10 +101,12 @@ func (s *reference) List(ctx context.Context) iter.Seq2[session.Entry, error] {
 	}
 }
 
-func (s *reference) Count(ctx context.Context) (int, error) {
+func (s *reference) Count(ctx context.Context, at int, b byte) (int, error) {
 	n := 0
-	for range s.List(ctx) {
-		n++
+	for e := range s.List(ctx) {
+		if data := e.Record.Data; at < 0 || at < len(data) && data[at] == b {
+			n++
+		}
 	}
 	return n, nil
 }
@@ -117,7 +120,7 @@ type faulty struct {
 	touch  func(ctx context.Context, id session.ID, rec session.Record) error
 	sweep  func(ctx context.Context, limit int) (int, error)
 	list   func(ctx context.Context) iter.Seq2[session.Entry, error]
-	count  func(ctx context.Context) (int, error)
+	count  func(ctx context.Context, at int, b byte) (int, error)
 }
 
 func (s *faulty) Load(ctx context.Context, id session.ID) (session.Record, error) {
@@ -162,11 +165,11 @@ func (s *faulty) List(ctx context.Context) iter.Seq2[session.Entry, error] {
 	return s.reference.List(ctx)
 }
 
-func (s *faulty) Count(ctx context.Context) (int, error) {
+func (s *faulty) Count(ctx context.Context, at int, b byte) (int, error) {
 	if s.count != nil {
-		return s.count(ctx)
+		return s.count(ctx, at, b)
 	}
-	return s.reference.Count(ctx)
+	return s.reference.Count(ctx, at, b)
 }
 
 // peek returns the record under id, expired or not.

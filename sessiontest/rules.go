@@ -1,6 +1,6 @@
 package sessiontest
 
-// rules returns the contract of session.Store, Record, Toucher, Sweeper and Lister, sentence by sentence.
+// rules returns the contract of session.Store, Record, Toucher, Sweeper, Lister and Counter, sentence by sentence.
 func rules() []rule {
 	return []rule{
 		{"load-unknown", checkLoadUnknown,
@@ -36,6 +36,8 @@ func rules() []rule {
 			"Data is shared: the store does not modify the bytes of a Record that went into Save"},
 		{"data-loaded", checkDataLoaded,
 			"Data is shared: the store does not modify the bytes of a Record that came out of Load"},
+		{"cached", checkCached,
+			"Save and Touch ignore Cached, which is not set by a Load with a context from WithoutCache"},
 		{"id-bits", checkIDBits,
 			"All 32 bytes of an ID count: two that differ in one bit name two records"},
 		{"id-bytes", checkIDBytes,
@@ -88,7 +90,7 @@ func rules() []rule {
 		{"list-changes", checkListChanges,
 			"List sees every record that is not changed meanwhile exactly once"},
 		{"count", checkCount,
-			"Count returns the number of live records"},
+			"Count returns the number of live records, or of those with a certain byte at a certain index of their Data"},
 
 		{"context-done", checkContextDone,
 			"A method returns when its context is done; its error is one for which errors.Is(err, ctx.Err()) holds"},

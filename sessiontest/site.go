@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"sync"
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/client"
 	"example.com/session/internal/interleave"
 )
 
@@ -23,7 +23,7 @@ type site struct {
 }
 
 func newSite(store session.Store) *site {
-	s := &site{store: &interleave.Store{Store: store}, secret: make([]byte, 32)}
+	s := &site{store: interleave.NewStore(store), secret: make([]byte, 32)}
 	rand.Read(s.secret)
 	return s
 }
@@ -51,11 +51,11 @@ func (s *site) begin(ctx context.Context, opts session.Options) (*session.Manage
 	if err != nil {
 		return nil, "", err
 	}
-	r := send(ctx, m, "", plant)
-	if r.status != http.StatusOK || r.cookie == "" {
+	r := client.Ask(ctx, m, "", plant)
+	if r.Status != http.StatusOK || r.Cookie == "" {
 		return nil, "", fmt.Errorf("want a new session to come with a cookie, got the answer %v", r)
 	}
-	return m, r.cookie, nil
+	return m, r.Cookie, nil
 }
 
 const (
@@ -99,49 +99,6 @@ func (a act) do(s *session.Session, i int) (found bool) {
 	return found
 }
 
-// A reply is what of a response concerns the session.
-type reply struct {
-	status  int
-	cookie  string // the value that Set-Cookie has
-	removed bool   // Set-Cookie removes it
-}
-
-// send sends a request with the cookie, none if it is empty, to a handler that calls use.
-func send(ctx context.Context, m *session.Manager, cookie string, use func(*session.Session)) reply {
-	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-	if cookie != "" {
-		r.AddCookie(&http.Cookie{Name: "session_id", Value: cookie})
-	}
-	w := httptest.NewRecorder()
-	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		use(session.FromContext(r.Context()))
-	})).ServeHTTP(w, r)
-	got := reply{status: w.Code}
-	for _, c := range w.Result().Cookies() {
-		got.cookie, got.removed = c.Value, c.MaxAge < 0
-	}
-	return got
-}
-
-func (r reply) String() string {
-	text := fmt.Sprintf("%d %s", r.status, http.StatusText(r.status))
-	switch {
-	case r.removed:
-		text += " and the cookie removed"
-	case r.cookie != "":
-		text += " and a cookie"
-	}
-	return text
-}
-
-// expect compares the reply with one that has the status and touches no cookie.
-func (r reply) expect(status int) error {
-	if want := (reply{status: status}); r != want {
-		return fmt.Errorf("want the answer %v, got %v", want, r)
-	}
-	return nil
-}
-
 // A view is what a cookie leads to.
 type view struct {
 	id      session.ID // zero if that is no live session
@@ -155,7 +112,7 @@ type view struct {
 // look reads the session behind a cookie.
 func look(ctx context.Context, m *session.Manager, cookie string) (view, error) {
 	v := view{written: map[int]bool{}}
-	r := send(ctx, m, cookie, func(s *session.Session) {
+	r := client.Ask(ctx, m, cookie, func(s *session.Session) {
 		v.id, v.isNew, v.unknown = s.ID(), s.IsNew(), s.WasUnknown()
 		v.planted, _ = planted.Get(s)
 		v.count, _ = count.Get(s)
@@ -166,7 +123,7 @@ func look(ctx context.Context, m *session.Manager, cookie string) (view, error) 
 			}
 		}
 	})
-	if r.status != http.StatusOK {
+	if r.Status != http.StatusOK {
 		return v, fmt.Errorf("a request that looks at the session got the answer %v", r)
 	}
 	return v, nil

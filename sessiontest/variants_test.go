@@ -15,7 +15,7 @@ func newWrapper() *faulty {
 	unsupported := fmt.Errorf("not here: %w", errors.ErrUnsupported)
 	s.touch = func(ctx, id, rec) error { return unsupported }
 	s.sweep = func(ctx, int) (int, error) { return 0, unsupported }
-	s.count = func(ctx) (int, error) { return 0, unsupported }
+	s.count = func(ctx, int, byte) (int, error) { return 0, unsupported }
 	s.list = func(ctx) iter.Seq2[session.Entry, error] {
 		return func(yield func(session.Entry, error) bool) { yield(session.Entry{}, unsupported) }
 	}
@@ -78,8 +78,8 @@ func newServer() *faulty {
 		err = call(c, func() (err error) { n, err = s.reference.DeleteExpired(c, limit); return err })
 		return n, err
 	}
-	s.count = func(c ctx) (n int, err error) {
-		err = call(c, func() (err error) { n, err = s.reference.Count(c); return err })
+	s.count = func(c ctx, at int, b byte) (n int, err error) {
+		err = call(c, func() (err error) { n, err = s.reference.Count(c, at, b); return err })
 		return n, err
 	}
 	s.list = func(c ctx) iter.Seq2[session.Entry, error] {

@@ -1,5 +1,5 @@
-// Customstore keeps sessions where the library does not: in an SQLite database, by a store of its own. store.go has
-// all that takes, and main_test.go has it checked. Try it with curl -c jar -b jar http://127.0.0.1:8080/
+// Customstore keeps sessions where the library does not: in NATS JetStream, by a store of its own. store.go has all that takes,
+// and main_test.go has it checked. Try it with nats-server -js and curl -c jar -b jar http://127.0.0.1:8080/
 package main
 
 import (
@@ -27,7 +27,7 @@ func home(w http.ResponseWriter, r *http.Request) {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on; port 0 picks a free one")
-	storeURL := flag.String("store", "sqlite:sessions.db", "`URL` of the session store")
+	storeURL := flag.String("store", "nats://127.0.0.1:4222", "`URL` of the session store")
 	flag.Parse()
 	secret := os.Getenv("SESSION_SECRET")
 	if secret == "" {
@@ -35,7 +35,7 @@ func main() {
 		secret = rand.Text() + rand.Text()
 	}
 	// From here on, session.Open knows the scheme, wherever it is called.
-	if err := session.RegisterScheme("sqlite", openSQLite); err != nil {
+	if err := session.RegisterScheme("nats", openNATS); err != nil {
 		log.Fatal(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -51,7 +51,7 @@ func run(ctx context.Context, addr, storeURL, secret string) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	cookie := session.Cookie{InsecureHTTP: true} // there is no TLS here
 	m, err := session.New(store, []byte(secret), &session.Options{Cookie: cookie})
 	if err != nil {

@@ -3,39 +3,102 @@ package main
 import (
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 
 	"example.com/session"
 	"example.com/session/internal/program"
 	"example.com/session/sessiontest"
 )
 
-func openIn(t *testing.T, dir string) session.Store {
+// startServer returns the URL of a server within this process.
+func startServer(t *testing.T) string {
 	t.Helper()
-	store, err := openSQLite(t.Context(), "sqlite:"+filepath.ToSlash(filepath.Join(dir, "sessions.db")))
+	nats, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { session.Close(store) })
-	return store
+	go nats.Start()
+	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
+	if !nats.ReadyForConnections(time.Minute) {
+		t.Fatal("the server does not start")
+	}
+	return nats.ClientURL()
 }
 
-func newStore(t *testing.T) session.Store { return openIn(t, t.TempDir()) }
+func openIn(t *testing.T, rawURL string) *natsStore {
+	t.Helper()
+	store, err := openNATS(t.Context(), rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return store.(*natsStore)
+}
 
-func TestStore(t *testing.T)    { sessiontest.Run(t, newStore) }
-func TestSessions(t *testing.T) { sessiontest.RunSessions(t, newStore) }
+// onServer returns a function that opens the store of one server anew.
+func onServer(t *testing.T) func(t *testing.T) session.Store {
+	rawURL := startServer(t)
+	return func(t *testing.T) session.Store { return openIn(t, rawURL) }
+}
 
-// Two that have the same file open, as two processes would, get in each other's way and lose nothing.
+func TestStore(t *testing.T)    { sessiontest.Run(t, onServer(t)) }
+func TestSessions(t *testing.T) { sessiontest.RunSessions(t, onServer(t)) }
+
+// Deleted records leave nothing in the stream, and replaced ones no more than the last message.
+func TestNothingIsLeft(t *testing.T) {
+	store := openIn(t, startServer(t)+"?stream=of_mine")
+	for i := range 10 {
+		id := session.ID{byte(i)}
+		for version := range uint64(3) {
+			if err := store.Save(t.Context(), id, session.Record{Version: version, Expires: time.Now().Add(time.Hour)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := func(n uint64) {
+		t.Helper()
+		info, err := store.stream.Info(t.Context())
+		if err != nil || info.State.Msgs != n {
+			t.Errorf("the stream has %d messages, want %d (%v)", info.State.Msgs, n, err)
+		}
+	}
+	want(10)
+	for i := range 10 {
+		if err := store.Delete(t.Context(), session.ID{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(0)
+}
+
+// What has expired is removed by the server.
+func TestExpiry(t *testing.T) {
+	store := openIn(t, startServer(t))
+	if err := store.Save(t.Context(), session.ID{1}, session.Record{Expires: time.Now().Add(time.Millisecond)}); err != nil {
+		t.Fatal(err)
+	}
+	for left := uint64(1); left > 0; { // the server needs a moment, or two seconds
+		info, err := store.stream.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = info.State.Msgs
+	}
+}
+
+// Two that have the same stream, as two processes would, get in each other's way and lose nothing.
 func TestShared(t *testing.T) {
-	dir := t.TempDir()
+	rawURL := startServer(t)
 	const key session.Key[int] = "n"
 	var cookie *http.Cookie
 	var managers []*session.Manager
 	for range 2 {
-		m, err := session.New(openIn(t, dir), []byte(strings.Repeat("s", 32)), nil)
+		m, err := session.New(openIn(t, rawURL), []byte(strings.Repeat("s", 32)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +143,7 @@ func serve(t *testing.T, m *session.Manager, cookie *http.Cookie, use func(*sess
 // The program goes on where it stopped.
 func TestProgram(t *testing.T) {
 	bin := program.Build(t)
-	store := "sqlite:" + filepath.ToSlash(filepath.Join(t.TempDir(), "sessions.db"))
+	store := startServer(t)
 	p := program.Start(t, bin, "-store", store)
 	b := program.NewBrowser(t, p.Base)
 	b.Want("This is visit 1.\n", "GET", "/", nil)

@@ -2,108 +2,144 @@ package main
 
 import (
 	"context"
-	"database/sql"
+	"encoding/binary"
 	"errors"
-	"math"
+	"fmt"
 	"net/url"
-	"strings"
 	"time"
 
-	_ "modernc.org/sqlite" // in Go alone, without cgo
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"example.com/session"
 )
 
-// A sqliteStore keeps sessions in an SQLite database, which the processes of one machine can share.
-type sqliteStore struct{ db *sql.DB }
+// A natsStore keeps sessions in NATS JetStream (2.11 or later), in a stream that has the last message of each subject: what
+// a JetStream key-value bucket is, too. A record is the message on the subject of its ID, and the message's sequence number is what
+// the server compares and swaps by. It counts the messages of the whole stream, so that a record's version is in the message.
+type natsStore struct {
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	prefix string // of subjects
+}
 
-const schema = `CREATE TABLE IF NOT EXISTS sessions (id BLOB PRIMARY KEY, version INTEGER NOT NULL,
-	expires INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
-	CREATE INDEX IF NOT EXISTS sessions_expires ON sessions (expires)`
-
-// openSQLite is the session.OpenFunc of URLs such as sqlite:/var/lib/app/sessions.db.
-func openSQLite(ctx context.Context, rawURL string) (session.Store, error) {
-	settings := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(wal)"}}
-	db, err := sql.Open("sqlite", "file:"+strings.TrimPrefix(rawURL, "sqlite:")+"?"+settings.Encode())
+// openNATS is the session.OpenFunc of URLs such as nats://127.0.0.1:4222?stream=sessions.
+func openNATS(ctx context.Context, rawURL string) (session.StoreCloser, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, errors.New("the nats: URL is malformed") // and may have a password
+	}
+	name := u.Query().Get("stream")
+	if name == "" {
+		name = "sessions"
+	}
+	u.RawQuery = ""
+	conn, err := nats.Connect(u.String())
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(1) // SQLite has one writer at a time: within the process, they line up here
-	if _, err := db.ExecContext(ctx, schema); err != nil {
-		return nil, errors.Join(err, db.Close())
+	s := &natsStore{conn: conn, prefix: name + "."}
+	if s.js, err = jetstream.New(conn); err == nil {
+		s.stream, err = s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+			Name:              name,
+			Subjects:          []string{s.prefix + "*"},
+			MaxMsgsPerSubject: 1,
+			AllowMsgTTL:       true,
+			AllowDirect:       false, // a replica may lag behind: only the leader knows the present version
+		})
 	}
-	return &sqliteStore{db}, nil
-}
-
-func (s *sqliteStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	var rec session.Record
-	var expires int64
-	row := s.db.QueryRowContext(ctx, `SELECT version, expires, data FROM sessions WHERE id = ? AND expires > ?`,
-		id[:], time.Now().UnixMilli())
-	switch err := row.Scan(&rec.Version, &expires, &rec.Data); {
-	case errors.Is(err, sql.ErrNoRows):
-		return rec, session.ErrNotFound
-	case err != nil:
-		return rec, failure(ctx, err)
-	case expires != never:
-		rec.Expires = time.UnixMilli(expires)
-	}
-	return rec, nil
-}
-
-// Save is the rule that all else rests on, in one statement: whoever saw the present version may write the next one.
-func (s *sqliteStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	statement := `UPDATE sessions SET version = version + 1, expires = ?2, data = ?3
-		WHERE id = ?1 AND version = ?5 AND expires > ?4`
-	if rec.Version == 0 { // there must be none, or one that has expired
-		statement = `INSERT INTO sessions VALUES (?1, 1, ?2, ?3) ON CONFLICT (id)
-			DO UPDATE SET version = 1, expires = ?2, data = ?3 WHERE expires <= ?4 AND ?5 = 0`
-	}
-	data := append([]byte{}, rec.Data...) // no Data are no NULL
-	result, err := s.db.ExecContext(ctx, statement, id[:], milliseconds(rec.Expires), data,
-		time.Now().UnixMilli(), int64(rec.Version))
 	if err != nil {
-		return failure(ctx, err)
+		conn.Close()
+		return nil, err
 	}
-	if n, err := result.RowsAffected(); n == 0 || err != nil {
-		return errors.Join(err, session.ErrConflict)
+	return s, nil
+}
+
+func (s *natsStore) subject(id session.ID) string { return s.prefix + id.String() }
+
+func (s *natsStore) Load(ctx context.Context, id session.ID) (session.Record, error) {
+	_, rec, err := s.look(ctx, id)
+	if err == nil && rec.Version == 0 {
+		err = session.ErrNotFound
 	}
+	return rec, err
+}
+
+// look returns the live record under an ID, of version 0 if there is none, and the sequence number of the message that is there,
+// expired or not, 0 if there is none.
+func (s *natsStore) look(ctx context.Context, id session.ID) (sequence uint64, rec session.Record, err error) {
+	msg, err := s.stream.GetLastMsgForSubject(ctx, s.subject(id))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, rec, nil
+	case err != nil:
+		return 0, rec, err
+	}
+	if rec = decode(msg.Data); !rec.Live(time.Now()) {
+		rec = session.Record{}
+	}
+	return msg.Sequence, rec, nil
+}
+
+// Save is the rule that all else rests on: whoever saw the present version may write the next one. What has expired is replaced
+// at its number and not removed first, since somebody may have been quicker.
+func (s *natsStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
+	for {
+		sequence, current, err := s.look(ctx, id)
+		if err != nil {
+			return err
+		}
+		if current.Version != rec.Version {
+			return session.ErrConflict
+		}
+		options := []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(sequence)}
+		if !rec.Expires.IsZero() { // the server removes it a little later, by its own clock
+			const most = 100 * 365 * 24 * time.Hour
+			left := min(max(0, time.Until(rec.Expires)), most).Truncate(time.Second)
+			options = append(options, jetstream.WithMsgTTL(left+2*time.Second))
+		}
+		_, err = s.js.Publish(ctx, s.subject(id), encode(rec), options...)
+		if e := (*jetstream.APIError)(nil); errors.As(err, &e) && e.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+			continue // another writer, or the server has removed what had expired: the next look tells
+		}
+		if errors.Is(err, nats.ErrMaxPayload) {
+			err = fmt.Errorf("%w: %w", session.ErrTooLarge, err)
+		}
+		return err
+	}
+}
+
+// Delete leaves nothing behind. A save by whoever saw the record fails all the same: no number comes twice.
+func (s *natsStore) Delete(ctx context.Context, id session.ID) error {
+	return s.stream.Purge(ctx, jetstream.WithPurgeSubject(s.subject(id)))
+}
+
+// Close closes the connection.
+func (s *natsStore) Close() error {
+	s.conn.Close()
 	return nil
 }
 
-func (s *sqliteStore) Delete(ctx context.Context, id session.ID) error {
-	_, err := s.db.ExecContext(ctx, `DELETE FROM sessions WHERE id = ?`, id[:])
-	return failure(ctx, err)
+// encode returns a record as a message: its next version, its expiry in milliseconds since 1970, 0 for never, and its data.
+func encode(rec session.Record) []byte {
+	expires := int64(0)
+	if !rec.Expires.IsZero() {
+		expires = max(1, rec.Expires.UnixMilli())
+	}
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16+len(rec.Data)), rec.Version+1)
+	b = binary.BigEndian.AppendUint64(b, uint64(expires))
+	return append(b, rec.Data...)
 }
 
-// DeleteExpired makes it a session.Sweeper, for a server that does not remove expired records by itself.
-func (s *sqliteStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
-	result, err := s.db.ExecContext(ctx, `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires <= ?
-		LIMIT ?)`, time.Now().UnixMilli(), limit)
-	if err != nil {
-		return 0, failure(ctx, err)
+// decode is the inverse of encode. What is no record is one of version 0, which counts as absent.
+func decode(b []byte) session.Record {
+	if len(b) < 16 {
+		return session.Record{}
 	}
-	n, err := result.RowsAffected()
-	return int(n), err
-}
-
-// Close is called by session.Close.
-func (s *sqliteStore) Close() error { return s.db.Close() }
-
-// never stands for the zero time.
-const never = math.MaxInt64
-
-func milliseconds(t time.Time) int64 {
-	if t.IsZero() {
-		return never
+	rec := session.Record{Version: binary.BigEndian.Uint64(b), Data: b[16:]}
+	if expires := int64(binary.BigEndian.Uint64(b[8:])); expires != 0 {
+		rec.Expires = time.UnixMilli(expires)
 	}
-	return t.UnixMilli()
-}
-
-// failure returns err, or what ended the context: the driver says only that it was interrupted.
-func failure(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+	return rec
 }

@@ -3,10 +3,12 @@ module example.com/session/examples/frameworks
 go 1.26.0
 
 require (
+	connectrpc.com/connect v1.21.1
 	example.com/session v0.0.0
 	github.com/gin-gonic/gin v1.12.0
 	github.com/go-chi/chi/v5 v5.5.0
 	github.com/labstack/echo/v5 v5.3.1
+	google.golang.org/protobuf v1.36.11
 )
 
 require (
@@ -58,7 +60,6 @@ require (
 	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
-	google.golang.org/protobuf v1.36.10 // indirect
 )
 
 replace example.com/session => ../../

@@ -1,8 +1,9 @@
-// Frameworks is the same small application three times: with chi, with gin and with Echo. Choose by -framework, and try
-// it with curl -c jar -b jar http://127.0.0.1:8080/
+// Frameworks is the same small application with chi, with gin and with Echo, and as procedures of connect-go. Choose by
+// -framework, and try it with curl -c jar -b jar http://127.0.0.1:8080/
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"flag"
@@ -29,12 +30,14 @@ func greeting(user string, visit int) string {
 	return fmt.Sprintf("Hello %s, this is visit %d.\n", user, visit)
 }
 
-var frameworks = map[string]func(*session.Manager) http.Handler{"chi": newChi, "gin": newGin, "echo": newEcho}
+var frameworks = map[string]func(*session.Manager) http.Handler{
+	"chi": newChi, "gin": newGin, "echo": newEcho, "connect": newConnect,
+}
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on; port 0 picks a free one")
-	storeURL := flag.String("store", "", "`URL` of the session store; empty for a temporary file")
-	framework := flag.String("framework", "chi", "chi, gin or echo")
+	storeURL := flag.String("store", "", "`URL` of the session store (default: the variable SESSION_STORE, or a temporary file)")
+	framework := flag.String("framework", "chi", "chi, gin, echo or connect")
 	flag.Parse()
 	secret := os.Getenv("SESSION_SECRET")
 	if secret == "" {
@@ -43,7 +46,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *addr, *storeURL, secret, *framework); err != nil {
+	if err := run(ctx, *addr, cmp.Or(*storeURL, os.Getenv("SESSION_STORE")), secret, *framework); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -58,9 +61,9 @@ func run(ctx context.Context, addr, storeURL, secret, framework string) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	cookie := session.Cookie{InsecureHTTP: true} // there is no TLS here
-	m, err := session.New(store, []byte(secret), &session.Options{Cookie: cookie})
+	m, err := session.New(store, []byte(secret), &session.Options{Cookie: cookie, TokenHeader: "Session-Token"})
 	if err != nil {
 		return err
 	}

@@ -15,8 +15,6 @@ type app struct {
 	http.Handler
 	sessions *session.Manager
 	people   *accounts
-	cookie   string        // its name
-	tls      bool          // or plain HTTP
 	fresh    time.Duration // how recent a login must be for what is sensitive
 }
 
@@ -30,18 +28,22 @@ const (
 const (
 	remembered session.Key[bool]   = "remembered"
 	flash      session.Key[notice] = "flash"
+	wanted     session.Key[string] = "wanted" // the page that the password was asked for
 )
 
 func newApp(store session.Store, secret []byte, people *accounts, tls bool, renew, fresh time.Duration) (*app, error) {
-	a := &app{people: people, cookie: "__Host-session", tls: tls, fresh: fresh}
+	a := &app{people: people, fresh: fresh}
+	cookie, device := session.Cookie{Name: "__Host-session"}, &session.DeviceBinding{Exclude: []string{"/static/"}}
 	if !tls {
-		a.cookie = "session" // browsers take a __Host- cookie over TLS alone
+		device = nil
+		cookie = session.Cookie{Name: "session", InsecureHTTP: true} // browsers take a __Host- cookie over TLS alone
 	}
 	var err error
 	a.sessions, err = session.New(store, secret, &session.Options{
-		Cookie:          session.Cookie{Name: a.cookie, InsecureHTTP: !tls},
+		Cookie:          cookie,
 		AbsoluteTimeout: rememberFor,
 		RenewInterval:   renew,
+		Device:          device, // where the browser can, a copied cookie is worth minutes
 		ErrorHandler:    a.sessionFailed,
 	})
 	if err != nil {
@@ -50,23 +52,26 @@ func newApp(store session.Store, secret []byte, people *accounts, tls bool, rene
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.member(a.home))
 	mux.HandleFunc("GET /login", a.loginPage)
-	mux.HandleFunc("POST /login", a.form("/login", a.login))
-	mux.HandleFunc("POST /logout", a.form("/", a.logout))
+	mux.HandleFunc("POST /login", a.login) // with no form token: CrossOriginProtection is enough, and nobody is kept out
+	mux.HandleFunc("POST /logout", a.member(a.form("/", a.logout)))
 	mux.HandleFunc("GET /devices", a.member(a.devices))
-	mux.HandleFunc("POST /devices/end", a.form("/devices", a.member(a.endDevice)))
-	mux.HandleFunc("POST /devices/end-others", a.form("/devices", a.member(a.endOthers)))
+	mux.HandleFunc("POST /devices/end", a.member(a.form("/devices", a.endDevice)))
+	mux.HandleFunc("POST /devices/end-others", a.member(a.form("/devices", a.endOthers)))
 	mux.HandleFunc("GET /confirm", a.member(a.confirmPage))
-	mux.HandleFunc("POST /confirm", a.form("/confirm", a.member(a.confirm)))
+	mux.HandleFunc("POST /confirm", a.member(a.form("/confirm", a.confirm)))
+	// A thief with a copy of the cookie is to see nothing here: the browser proves which device it is on, or asks for the password.
+	mux.Handle("GET /data", a.sessions.RequireDevice(fresh, a.member(a.data), a.member(a.freshly(a.data))))
 	mux.HandleFunc("GET /password", a.member(a.freshly(a.passwordPage)))
-	mux.HandleFunc("POST /password", a.form("/password", a.member(a.freshly(a.changePassword))))
-	mux.HandleFunc("POST /start-over", a.startOver)
+	mux.HandleFunc("POST /password", a.member(a.form("/password", a.freshly(a.changePassword))))
 	mux.Handle("GET /static/", static)
-	sameOrigin := http.NewCrossOriginProtection().Handler(http.MaxBytesHandler(mux, 16<<10))
-	a.Handler = securityHeaders(a.sessions.Handler(sameOrigin))
+	sameOrigin := http.NewCrossOriginProtection().Handler(mux)
+	// The limit is outside the sessions, or the server could not close the connection of a client that goes on sending.
+	a.Handler = securityHeaders(http.MaxBytesHandler(a.sessions.Handler(sameOrigin), 16<<10))
 	return a, nil
 }
 
-// member is for pages of those who are logged in.
+// member is for those who are logged in. Others are sent to the login, and nothing is stored of them: a late request of
+// somebody who has just logged out must not set a cookie.
 func (a *app) member(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s := session.FromContext(r.Context())
@@ -86,6 +91,7 @@ func (a *app) member(next http.HandlerFunc) http.HandlerFunc {
 func (a *app) freshly(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if time.Since(session.FromContext(r.Context()).AuthenticatedAt()) > a.fresh {
+			wanted.Set(session.FromContext(r.Context()), r.URL.Path)
 			http.Redirect(w, r, "/confirm", http.StatusSeeOther)
 			return
 		}
@@ -93,7 +99,7 @@ func (a *app) freshly(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// form is for what a form sends: each has a token, good for one time and for the session it was made for. Who comes
+// form is for what a form of a member's sends: each has a token, good for one time and for the session it was made for. Who comes
 // without a valid one is sent to the page, where the form is.
 func (a *app) form(page string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -122,7 +128,7 @@ func (a *app) loginPage(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
-	a.render(w, r, http.StatusOK, "login", map[string]any{"Ended": s.WasUnknown()})
+	a.render(w, r, http.StatusOK, "login", map[string]any{"Ended": s.WasUnknown(), "Locked": s.Device().Locked})
 }
 
 func (a *app) login(w http.ResponseWriter, r *http.Request) {
@@ -136,7 +142,7 @@ func (a *app) login(w http.ResponseWriter, r *http.Request) {
 	if s.User() != "" {
 		s.Destroy() // what it holds may be another user's
 	}
-	s.SetUser(user) // a new ID: whoever knew the old one does not come along
+	s.SetUser(user) // another cookie: whoever knew the old one does not come along
 	if r.PostFormValue("remember") != "" {
 		remembered.Set(s, true)
 		s.Remember(rememberFor)
@@ -153,12 +159,12 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *app) devices(w http.ResponseWriter, r *http.Request) {
-	list, err := a.sessions.UserSessions(r.Context(), session.FromContext(r.Context()).User())
+	list, err := a.sessions.Sessions(r.Context(), session.OfUser(session.FromContext(r.Context()).User()))
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	slices.SortStableFunc(list, func(x, y session.UserSession) int {
+	slices.SortStableFunc(list, func(x, y session.SessionInfo) int {
 		switch { // this one first, the rest as they are
 		case x.Current:
 			return -1
@@ -172,7 +178,7 @@ func (a *app) devices(w http.ResponseWriter, r *http.Request) {
 
 func (a *app) endDevice(w http.ResponseWriter, r *http.Request) {
 	s := session.FromContext(r.Context())
-	err := a.sessions.EndSession(r.Context(), s.User(), r.PostFormValue("handle"))
+	_, err := a.sessions.EndSessions(r.Context(), session.OfUser(s.User()).One(r.PostFormValue("handle")))
 	if err != nil && !errors.Is(err, session.ErrNotFound) { // it may have ended by itself
 		a.fail(w, r, err)
 		return
@@ -182,11 +188,12 @@ func (a *app) endDevice(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *app) endOthers(w http.ResponseWriter, r *http.Request) {
-	if _, err := a.sessions.EndOtherSessions(r.Context()); err != nil {
+	s := session.FromContext(r.Context())
+	if _, err := a.sessions.EndSessions(r.Context(), session.OfUser(s.User()).Others()); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	flash.Set(session.FromContext(r.Context()), notice{Text: "All your other devices are logged out."})
+	flash.Set(s, notice{Text: "All your other devices are logged out."})
 	http.Redirect(w, r, "/devices", http.StatusSeeOther)
 }
 
@@ -202,7 +209,21 @@ func (a *app) confirm(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.SetUser(s.User())
-	http.Redirect(w, r, "/password", http.StatusSeeOther)
+	page, ok := wanted.Pop(s)
+	if !ok {
+		page = "/"
+	}
+	http.Redirect(w, r, page, http.StatusSeeOther)
+}
+
+func (a *app) data(w http.ResponseWriter, r *http.Request) {
+	s := session.FromContext(r.Context())
+	list, err := a.sessions.Sessions(r.Context(), session.OfUser(s.User()))
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.render(w, r, http.StatusOK, "data", map[string]any{"Sessions": list, "Proven": s.Device().Proven})
 }
 
 func (a *app) passwordPage(w http.ResponseWriter, r *http.Request) {
@@ -221,7 +242,7 @@ func (a *app) changePassword(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Whoever logged in with the old password is out, and so is whoever has a copy of this session's cookie.
-	if _, err := a.sessions.EndOtherSessions(r.Context()); err != nil {
+	if _, err := a.sessions.EndSessions(r.Context(), session.OfUser(s.User()).Others()); err != nil {
 		a.fail(w, r, err)
 		return
 	}
@@ -235,8 +256,7 @@ var errPasswordsDiffer = errors.New("the two are not the same")
 // sessionFailed is the Options.ErrorHandler.
 func (a *app) sessionFailed(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.Is(err, session.ErrGone) {
-		// It was logged out from elsewhere, a moment ago. The library leaves the cookie alone, as this request may
-		// have been under way while its browser logged in again. So whoever sits there decides.
+		// It was logged out a moment ago, or has just logged in: this request came too late, and changes nothing.
 		a.renderPage(w, http.StatusConflict, "ended", &page{})
 		return
 	}
@@ -247,14 +267,4 @@ func (a *app) sessionFailed(w http.ResponseWriter, r *http.Request, err error) {
 func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
 	slog.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "err", err)
 	a.renderPage(w, http.StatusServiceUnavailable, "unavailable", &page{})
-}
-
-// startOver forgets the cookie of a session that has ended. There is no token for it, and it changes nothing else.
-func (a *app) startOver(w http.ResponseWriter, r *http.Request) {
-	if session.FromContext(r.Context()).User() == "" {
-		http.SetCookie(w, &http.Cookie{
-			Name: a.cookie, Path: "/", MaxAge: -1, Secure: a.tls, HttpOnly: true, SameSite: http.SameSiteLaxMode,
-		})
-	}
-	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }

@@ -1,7 +1,11 @@
 package main
 
 import (
-	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -12,6 +16,8 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
+	"example.com/session/sessiontest"
 )
 
 // site runs a test of the application, without a network and with a clock that moves when all wait for it.
@@ -98,7 +104,6 @@ func TestTimeouts(t *testing.T) {
 
 func TestFormTokens(t *testing.T) {
 	posts := map[string][]string{
-		"/login":              {"user", "ann", "password", password},
 		"/logout":             nil,
 		"/devices/end":        {"handle", "0"},
 		"/devices/end-others": nil,
@@ -108,7 +113,7 @@ func TestFormTokens(t *testing.T) {
 	for path, values := range posts {
 		t.Run(path, func(t *testing.T) {
 			site(t, func(t *testing.T, newBrowser func() *browser) {
-				const refused = "That form was sent before"
+				refused := "That form was sent before"
 				b, other := newBrowser(), newBrowser()
 				other.login()
 				b.login()
@@ -123,6 +128,9 @@ func TestFormTokens(t *testing.T) {
 					t.Errorf("its own token is refused:\n%s", b.text)
 				}
 				b.post(path, append(values, session.FormTokenField, used)...)
+				if path == "/logout" { // who is logged out already has no session that a form could be of
+					refused = "Log in"
+				}
 				b.wants(http.StatusOK, b.path, refused)
 			})
 		})
@@ -143,65 +151,53 @@ func TestDevices(t *testing.T) {
 		a.wants(http.StatusOK, "/devices", "this device only", "All your other devices are logged out")
 		for _, x := range []*browser{b, c} {
 			x.get("/")
-			x.wants(http.StatusConflict, "/login", "You are logged out")
-			x.submitWithoutToken("/start-over")
-			x.wants(http.StatusOK, "/login")
-			x.submit("/login", "user", "ann", "password", password)
-			x.wants(http.StatusOK, "/")
+			x.wants(http.StatusOK, "/login", "You have been logged out")
+			x.login()
 		}
 	})
 }
 
-// Who starts over, but is logged in by then, stays so.
-func TestStartOver(t *testing.T) {
-	site(t, func(t *testing.T, newBrowser func() *browser) {
-		b := newBrowser()
-		b.login()
-		b.post("/start-over")
-		b.wants(http.StatusOK, "/")
-	})
+// What the page says of a phone. The sessions are there as the test makes them, without a login.
+func TestDevicesPage(t *testing.T) {
+	a, err := newApp(session.NewMemoryStore(), []byte(strings.Repeat("s", 32)), newAccounts(1), true, 0, 5*time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.sessions.Close()
+	phone, laptop := sessiontest.NewClient(t, a.sessions, a), sessiontest.NewClient(t, a.sessions, a)
+	phone.Header.Set("User-Agent", "Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0")
+	phone.RemoteAddr = "198.51.100.7:1234"
+	for _, c := range []*sessiontest.Client{phone, laptop} {
+		c.Session(func(s *session.Session) { s.SetUser("ann") })
+	}
+	page, err := io.ReadAll(laptop.Do(httptest.NewRequest("GET", "/devices", nil)).Body)
+	for _, want := range []string{"2 devices", "Firefox on Android", "198.51.100.7"} {
+		if !strings.Contains(string(page), want) || err != nil {
+			t.Errorf("the page lacks %q, %v:\n%s", want, err, page)
+		}
+	}
 }
 
 // A store that is down logs nobody out, and is not taken for a wrong password.
 func TestStoreDown(t *testing.T) {
-	store := &breakable{Store: session.NewMemoryStore()}
+	store := double.New(session.NewMemoryStore())
 	siteOn(t, store, func(t *testing.T, newBrowser func() *browser) {
 		b, stranger := newBrowser(), newBrowser()
 		b.login()
 		stranger.get("/login")
-		store.down = true
+		store.Hook(double.Fail(errors.New("the store is down"), double.Load, double.Save))
 		for _, path := range []string{"/", "/devices", "/password", "/login"} {
 			b.get(path)
 			b.wants(http.StatusServiceUnavailable, path, "If you were logged in, you still are")
 		}
-		stranger.post("/login", "user", "ann", "password", password, session.FormTokenField, stranger.token())
+		stranger.get("/login")
+		stranger.wants(http.StatusOK, "/login")
+		stranger.submit("/login", "user", "ann", "password", password)
 		stranger.wants(http.StatusServiceUnavailable, "/login", "Please try again")
-		store.down = false
+		store.Hook()
 		b.get("/")
 		b.wants(http.StatusOK, "/", "Hello, ann")
 	})
-}
-
-// A breakable is a store that can be down.
-type breakable struct {
-	session.Store
-	down bool
-}
-
-var errDown = errors.New("the store is down")
-
-func (s *breakable) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	if s.down {
-		return session.Record{}, errDown
-	}
-	return s.Store.Load(ctx, id)
-}
-
-func (s *breakable) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	if s.down {
-		return errDown
-	}
-	return s.Store.Save(ctx, id, rec)
 }
 
 func TestPassword(t *testing.T) {
@@ -239,13 +235,119 @@ func TestPassword(t *testing.T) {
 			t.Error("the cookie is the same after the password was changed")
 		}
 		other.get("/")
-		other.wants(http.StatusConflict, "/login", "You are logged out")
-		other.submitWithoutToken("/start-over")
+		other.wants(http.StatusOK, "/login", "You have been logged out")
 		other.submit("/login", "user", "ann", "password", password)
 		other.wants(http.StatusForbidden, "/login")
 		other.submit("/login", "user", "ann", "password", password2)
 		other.wants(http.StatusOK, "/")
 	})
+}
+
+// What is sensitive asks a browser without a device key for the password, and one with a key for a proof.
+func TestData(t *testing.T) {
+	site(t, func(t *testing.T, newBrowser func() *browser) {
+		b := newBrowser()
+		b.login()
+		b.get("/data")
+		b.wants(http.StatusOK, "/data", "entered your password")
+		time.Sleep(6 * time.Minute)
+		b.get("/data")
+		b.wants(http.StatusOK, "/confirm")
+		b.submit("/confirm", "password", password)
+		b.wants(http.StatusOK, "/data", "entered your password")
+		b.get("/devices")
+		if strings.Contains(b.text, "Only this device") {
+			t.Errorf("a browser without a key:\n%s", b.text)
+		}
+
+		key := newDeviceKey(t, b)
+		b.get("/devices")
+		b.wants(http.StatusOK, "/devices", "Only this device can use it")
+		time.Sleep(8 * time.Minute)
+		b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		b.get("/data")
+		b.wants(http.StatusTemporaryRedirect, "/data")
+		key.refresh()
+		b.get("/data")
+		b.wants(http.StatusOK, "/data", "Your browser has proved")
+		b.client.CheckRedirect = nil
+		time.Sleep(12 * time.Minute)
+		b.get("/login") // without a refresh
+		b.wants(http.StatusOK, "/login", "could not prove")
+		key.refresh()
+		b.get("/")
+		b.wants(http.StatusOK, "/", "Hello, ann")
+	})
+}
+
+// A deviceKey does what a browser does by itself that can bind the session to its device.
+type deviceKey struct {
+	b          *browser
+	private    *ecdsa.PrivateKey
+	identifier string
+	endpoint   string
+}
+
+// newDeviceKey registers one at another login.
+func newDeviceKey(t *testing.T, b *browser) *deviceKey {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &deviceKey{b: b, private: private}
+	b.get("/")
+	b.submit("/logout")
+	b.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	b.submit("/login", "user", "ann", "password", password)
+	b.client.CheckRedirect = nil
+	offer := b.header.Get("Secure-Session-Registration")
+	k.endpoint = first(t, offer, `path="([^"]+)"`)
+	k.send("Secure-Session-Response", k.proof(first(t, offer, `challenge="([^"]+)"`), true))
+	b.wants(http.StatusOK, k.endpoint)
+	k.identifier = first(t, b.text, `"session_identifier":"([^"]+)"`)
+	return k
+}
+
+// send sends a request of the browser's own.
+func (k *deviceKey) send(header ...string) {
+	k.b.t.Helper()
+	r, err := http.NewRequestWithContext(k.b.t.Context(), "POST", k.b.base.String()+k.endpoint, nil)
+	if err != nil {
+		k.b.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	k.b.do(r)
+}
+
+func (k *deviceKey) refresh() {
+	k.b.t.Helper()
+	k.send("Sec-Secure-Session-Id", k.identifier)
+	challenge := first(k.b.t, k.b.header.Get("Secure-Session-Challenge"), `^"([^"]+)"`)
+	k.send("Sec-Secure-Session-Id", k.identifier, "Secure-Session-Response", k.proof(challenge, false))
+	k.b.wants(http.StatusOK, k.endpoint)
+}
+
+// proof returns a JWT that answers the challenge.
+func (k *deviceKey) proof(challenge string, withKey bool) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	header := `{"alg":"ES256","typ":"dbsc+jwt"}`
+	if withKey {
+		point, err := k.private.PublicKey.Bytes()
+		if err != nil {
+			k.b.t.Fatal(err)
+		}
+		header = `{"alg":"ES256","jwk":{"crv":"P-256","kty":"EC","x":"` + encode(point[1:33]) + `","y":"` + encode(point[33:]) + `"},"typ":"dbsc+jwt"}`
+	}
+	signed := encode([]byte(header)) + "." + encode([]byte(`{"jti":"`+challenge+`"}`))
+	digest := sha256.Sum256([]byte(signed))
+	r, s, err := ecdsa.Sign(rand.Reader, k.private, digest[:])
+	if err != nil {
+		k.b.t.Fatal(err)
+	}
+	return signed + "." + encode(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
 }
 
 func TestAccounts(t *testing.T) {
@@ -303,15 +405,6 @@ func TestDevice(t *testing.T) {
 	}
 }
 
-// submitWithoutToken is submit for a form of a page that has no session.
-func (b *browser) submitWithoutToken(action string) {
-	b.t.Helper()
-	if !strings.Contains(b.text, `action="`+action+`"`) {
-		b.t.Fatalf("%s has no form for %s:\n%s", b.path, action, b.text)
-	}
-	b.post(action)
-}
-
 // inProcess is the application without a network, which does not go with the clock of testing/synctest.
 type inProcess struct{ handler http.Handler }
 
@@ -328,4 +421,30 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	res := w.Result()
 	res.Request = r
 	return res, nil
+}
+
+// A form that is far too large is not read to its end: the server closes the connection.
+func TestLargeForm(t *testing.T) {
+	people := newAccounts(1)
+	if err := people.setPassword("ann", password); err != nil {
+		t.Fatal(err)
+	}
+	a, err := newApp(session.NewMemoryStore(), []byte(strings.Repeat("s", 32)), people, false, 0, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.sessions.Close()
+	srv := httptest.NewServer(a)
+	defer srv.Close()
+	for size, wantClose := range map[int]bool{1 << 10: false, 20 << 10: true} {
+		form := "user=ann&password=" + strings.Repeat("x", size)
+		res, err := srv.Client().Post(srv.URL+"/login", "application/x-www-form-urlencoded", strings.NewReader(form))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.Close != wantClose {
+			t.Errorf("%d bytes: %s, the connection is closed: %v", size, res.Status, res.Close)
+		}
+	}
 }

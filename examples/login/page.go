@@ -69,7 +69,7 @@ var files embed.FS
 
 var static = http.FileServerFS(files)
 
-var templates = parse("home", "login", "devices", "confirm", "password", "ended", "unavailable")
+var templates = parse("home", "login", "devices", "confirm", "data", "password", "ended", "unavailable")
 
 func parse(names ...string) map[string]*template.Template {
 	functions := template.FuncMap{"relative": relative, "device": device}

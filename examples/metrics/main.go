@@ -64,7 +64,7 @@ func (c *config) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	counted := newMetrics()
 	counted.watch(store)
 	m, err := session.New(store, []byte(c.secret), &session.Options{

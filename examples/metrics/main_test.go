@@ -23,7 +23,7 @@ type page struct {
 		Seconds  map[string]float64 `json:"store_seconds"`
 		Repeats  int                `json:"save_repeats"`
 	}
-	Records *int `json:"session_records"`
+	Live *int `json:"sessions_live"`
 }
 
 func TestMetrics(t *testing.T) {
@@ -48,7 +48,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatalf("%d %s: %v", status, text, err)
 	}
 	wantEvents := map[string]int{
-		"created": 2, "ended": 1, "unknown": 1, "stale write": 1, "cookie refused": 1,
+		"created": 2, "ended": 1, "unknown": 1, "stale_write": 1, "cookie_refused": 1,
 		"lost": 0, "damaged": 0, "undecodable": 0,
 	}
 	if !maps.Equal(got.Session.Events, wantEvents) {
@@ -61,8 +61,8 @@ func TestMetrics(t *testing.T) {
 	if len(got.Session.Failures) != 0 || got.Session.Repeats != 0 || got.Session.Seconds["save"] <= 0 {
 		t.Errorf("failures %v, repeats %d, seconds %v", got.Session.Failures, got.Session.Repeats, got.Session.Seconds)
 	}
-	if got.Records == nil || *got.Records != 2 { // a session, and the mark of the one that ended
-		t.Errorf("records: %v, want 2", got.Records)
+	if got.Live == nil || *got.Live != 1 { // and not the mark of the one that ended
+		t.Errorf("live sessions: %v, want 1", got.Live)
 	}
 	if strings.Contains(text, ended.Value) {
 		t.Error("a cookie is shown")

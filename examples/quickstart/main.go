@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"flag"
@@ -16,19 +17,17 @@ import (
 	"example.com/session"
 )
 
-const visits session.Key[int] = "visits"
-const user session.Key[string] = "user"
+const visits session.Key[int] = "visits" // a typed key is a constant
 
 func home(w http.ResponseWriter, r *http.Request) {
 	s := session.FromContext(r.Context())
 	n := visits.Update(s, func(n int) int { return n + 1 })
-	fmt.Fprintf(w, "Hello %s, this is visit %d.\n", user.GetOr(s, "stranger"), n)
+	fmt.Fprintf(w, "Hello %s, this is visit %d.\n", cmp.Or(s.User(), "stranger"), n)
 }
 
 func login(w http.ResponseWriter, r *http.Request) {
 	s := session.FromContext(r.Context())
-	s.Regenerate() // a new ID whenever privileges change
-	user.Set(s, r.FormValue("user"))
+	s.SetUser(r.FormValue("user")) // once the password was checked; the client gets another cookie, too
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
@@ -42,7 +41,7 @@ func run(ctx context.Context, addr, storeURL, secret string) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	cookie := session.Cookie{InsecureHTTP: true} // there is no TLS here
 	m, err := session.New(store, []byte(secret), &session.Options{Cookie: cookie})
 	if err != nil {
@@ -65,7 +64,7 @@ func run(ctx context.Context, addr, storeURL, secret string) error {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on; port 0 picks a free one")
-	storeURL := flag.String("store", "", "URL of the store; empty for a temporary file")
+	storeURL := flag.String("store", "", "URL of the store (default: the variable SESSION_STORE, or a temporary file)")
 	flag.Parse()
 	secret := os.Getenv("SESSION_SECRET")
 	if secret == "" {
@@ -73,7 +72,7 @@ func main() {
 		secret = rand.Text() + rand.Text()
 	}
 	ctx, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	if err := run(ctx, *addr, *storeURL, secret); err != nil {
+	if err := run(ctx, *addr, cmp.Or(*storeURL, os.Getenv("SESSION_STORE")), secret); err != nil {
 		log.Fatal(err)
 	}
 }

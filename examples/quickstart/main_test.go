@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -11,8 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/session"
 	"example.com/session/internal/program"
 	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
 )
 
 func TestMain(m *testing.M) { os.Exit(servertest.Main(m)) }
@@ -45,19 +49,20 @@ var stores = []struct {
 	{"memory", func(*testing.T) string { return "memory:" }, true},
 	{"file", func(t *testing.T) string { return "file://" + filepath.ToSlash(t.TempDir()) + "/sessions.db" }, false},
 	{"dir", func(t *testing.T) string { return "dir://" + filepath.ToSlash(t.TempDir()) + "/sessions" }, false},
-	{"mysql", func(t *testing.T) string { return servertest.MySQL(t).Apart("table") }, false},
-	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart("table") }, false},
-	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart("table") }, false},
-	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart("prefix") }, false},
-	{"redis sentinel", func(t *testing.T) string { return servertest.RedisSentinel(t).Apart("prefix") }, false},
-	{"valkey", func(t *testing.T) string { return servertest.Valkey(t).Apart("prefix") }, false},
-	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart("prefix") }, false},
-	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart("collection") }, false},
-	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart("prefix") }, false},
+	{"mysql", func(t *testing.T) string { return servertest.MySQL(t).Apart(t, "table") }, false},
+	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart(t, "table") }, false},
+	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart(t, "table") }, false},
+	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart(t, "prefix") }, false},
+	{"redis sentinel", func(t *testing.T) string { return servertest.RedisSentinel(t).Apart(t, "prefix") }, false},
+	{"valkey", func(t *testing.T) string { return servertest.Valkey(t).Apart(t, "prefix") }, false},
+	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart(t, "prefix") }, false},
+	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart(t, "collection") }, false},
+	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart(t, "prefix") }, false},
 }
 
 // The program does the same on every store, and a second one goes on where it stopped.
 func TestQuickstart(t *testing.T) {
+	t.Setenv("SESSION_STORE", "") // -store says it
 	bin := program.Build(t)
 	for _, store := range stores {
 		t.Run(store.name, func(t *testing.T) {
@@ -118,6 +123,42 @@ func TestQuickstartFaults(t *testing.T) {
 			strings.Contains(string(out), "hunter2") {
 			t.Errorf("%s: %v\n%s", storeURL, err, out)
 		}
+	}
+}
+
+// The handlers by themselves: no program, no network.
+func TestHandlers(t *testing.T) {
+	m := sessiontest.NewManager(t, nil)
+	phone := sessiontest.NewClient(t, m, m.Handler(http.HandlerFunc(home)))
+	phone.Session(func(s *session.Session) {
+		s.SetUser("ann")
+		visits.Set(s, 41)
+	})
+	body, err := io.ReadAll(phone.Do(httptest.NewRequest("GET", "/", nil)).Body)
+	if want := "Hello ann, this is visit 42.\n"; string(body) != want || err != nil {
+		t.Errorf("%q, %v, want %q", body, err, want)
+	}
+}
+
+// SESSION_STORE names the store as -store does, and whoever logs in is one of the store's users.
+func TestQuickstartEnvironment(t *testing.T) {
+	storeURL := "dir://" + filepath.ToSlash(t.TempDir()) + "/sessions"
+	t.Setenv("SESSION_STORE", storeURL)
+	p := program.Start(t, program.Build(t))
+	program.NewBrowser(t, p.Base).Want("Hello ann, this is visit 1.\n", "POST", "/login", url.Values{"user": {"ann"}})
+	p.Stop()
+	store, err := session.Open(t.Context(), storeURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	m, err := session.New(store, make([]byte, 32), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if list, err := m.Sessions(t.Context(), session.OfUser("ann")); len(list) != 1 || err != nil {
+		t.Errorf("ann's sessions: %v, %v", list, err)
 	}
 }
 

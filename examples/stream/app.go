@@ -19,7 +19,6 @@ import (
 type app struct {
 	http.Handler
 	sessions *session.Manager
-	cookie   session.Cookie
 	every    time.Duration
 
 	quit    chan struct{} // closed when the streams are to end
@@ -34,12 +33,12 @@ const (
 
 func newApp(store session.Store, secret []byte, tls bool, renew, every time.Duration) (*app, error) {
 	a := &app{every: every, quit: make(chan struct{})}
-	a.cookie = session.Cookie{Name: "__Host-session"}
+	cookie := session.Cookie{Name: "__Host-session"}
 	if !tls {
-		a.cookie = session.Cookie{Name: "session", InsecureHTTP: true}
+		cookie = session.Cookie{Name: "session", InsecureHTTP: true}
 	}
 	var err error
-	a.sessions, err = session.New(store, secret, &session.Options{Cookie: a.cookie, RenewInterval: renew})
+	a.sessions, err = session.New(store, secret, &session.Options{Cookie: cookie, RenewInterval: renew})
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +67,7 @@ func (a *app) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	stream := http.NewResponseController(w)
-	if stream.Flush() != nil { // from here on no cookie can be set: a new ID is for other requests to give
+	if stream.Flush() != nil { // from here on no cookie can be set: renewal is for other requests
 		return
 	}
 	send := func(event string, data any) error {
@@ -81,7 +80,8 @@ func (a *app) events(w http.ResponseWriter, r *http.Request) {
 	ticker := time.NewTicker(a.every)
 	defer ticker.Stop()
 	for sent := -1; ; {
-		// Reload does not count as use: an open page alone keeps nobody logged in.
+		// Reload is to see what others have saved, and whether the session has ended; a stream that only saves needs none.
+		// It does not count as use: an open page alone keeps nobody logged in.
 		err := s.Reload(r.Context())
 		if err == nil && saves.GetOr(s, 0) != sent {
 			messages.Update(s, func(n int) int { return n + 1 })
@@ -123,16 +123,6 @@ func (a *app) home(w http.ResponseWriter, r *http.Request) {
 // login believes everybody; examples/login shows how it is done.
 func (a *app) login(w http.ResponseWriter, r *http.Request) {
 	s := session.FromContext(r.Context())
-	if s.WasUnknown() {
-		// The session was ended elsewhere. For a while the library lets nothing take its place, because this request
-		// may be late, and a newer cookie there. But this one is a login: it is sent again, without the cookie.
-		http.SetCookie(w, &http.Cookie{
-			Name: a.cookie.Name, Path: "/", MaxAge: -1, Secure: !a.cookie.InsecureHTTP, HttpOnly: true,
-			SameSite: http.SameSiteLaxMode,
-		})
-		http.Redirect(w, r, "/login", http.StatusTemporaryRedirect)
-		return
-	}
 	if user := strings.TrimSpace(r.PostFormValue("user")); user != "" && s.User() == "" {
 		s.SetUser(user)
 	}
@@ -145,7 +135,7 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *app) logoutOthers(w http.ResponseWriter, r *http.Request) {
-	if _, err := a.sessions.EndOtherSessions(r.Context()); err != nil {
+	if _, err := a.sessions.EndSessions(r.Context(), session.OfUser(session.FromContext(r.Context()).User()).Others()); err != nil {
 		slog.ErrorContext(r.Context(), "not logged out elsewhere", "err", err)
 		http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 		return

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -23,12 +24,13 @@ import (
 func main() {
 	var c config
 	flag.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`address` to listen on; port 0 picks a free one")
-	flag.StringVar(&c.store, "store", "", "`URL` of the session store; empty for a temporary file")
+	flag.StringVar(&c.store, "store", "", "`URL` of the session store (default: the variable SESSION_STORE, or a temporary file)")
 	flag.StringVar(&c.cert, "cert", "", "`file` with the TLS certificate; empty for plain HTTP, to develop with")
 	flag.StringVar(&c.key, "key", "", "`file` with the certificate's private key")
-	flag.DurationVar(&c.renew, "renew", 0, "how long a session keeps its ID; 0 for 4 minutes")
-	flag.DurationVar(&c.every, "every", 2*time.Second, "how often a stream looks at its session, well under 30 seconds")
+	flag.DurationVar(&c.renew, "renew", 0, "how long a session's cookie keeps its value; 0 for 4 minutes")
+	flag.DurationVar(&c.every, "every", 2*time.Second, "how often a stream looks what others have saved")
 	flag.Parse()
+	c.store = cmp.Or(c.store, os.Getenv("SESSION_STORE"))
 	c.secret = os.Getenv("SESSION_SECRET")
 	if c.secret == "" {
 		log.Print("warning: SESSION_SECRET is not set; with a random one, sessions end with this process")
@@ -52,7 +54,7 @@ func (c *config) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	app, err := newApp(store, []byte(c.secret), c.cert != "", c.renew, c.every)
 	if err != nil {
 		return err

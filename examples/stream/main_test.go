@@ -19,7 +19,7 @@ import (
 
 // A draft is saved while the socket is open, and seen by the events of another tab; logging out elsewhere ends both.
 func TestStreams(t *testing.T) {
-	for _, renew := range []string{"0", "1ms"} { // 1ms: each other request gives the session a new ID
+	for _, renew := range []string{"0", "1ms"} { // 1ms: the cookie is renewed as soon as it can be
 		t.Run("renew="+renew, func(t *testing.T) {
 			p := start(t, program.Build(t), t.TempDir(), "-renew", renew)
 			phone, laptop := login(t, p, "ann"), login(t, p, "ann")

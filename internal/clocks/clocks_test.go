@@ -15,6 +15,7 @@ const (
 	idleTimeout     = 15 * time.Minute
 	absoluteTimeout = 24 * time.Hour
 	renewGrace      = 30 * time.Second
+	window          = renewGrace + difference // for which a cookie is accepted once a newer one was shown
 	lockLease       = 30 * time.Second
 )
 
@@ -26,13 +27,13 @@ var stores = []struct {
 	url  func(*testing.T) string
 }{
 	{"dir", func(t *testing.T) string { return "dir://" + filepath.ToSlash(t.TempDir()) + "/sessions" }},
-	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart("prefix") }},
-	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart("prefix") }},
-	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart("prefix") }},
-	{"mysql", func(t *testing.T) string { return servertest.MySQL(t).Apart("table") }},
-	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart("table") }},
-	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart("table") }},
-	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart("collection") }},
+	{"redis", func(t *testing.T) string { return servertest.Redis(t).Apart(t, "prefix") }},
+	{"redis cluster", func(t *testing.T) string { return servertest.RedisCluster(t).Apart(t, "prefix") }},
+	{"memcached", func(t *testing.T) string { return servertest.Memcached(t).Apart(t, "prefix") }},
+	{"mysql", func(t *testing.T) string { return servertest.MySQL(t).Apart(t, "table") }},
+	{"mariadb", func(t *testing.T) string { return servertest.MariaDB(t).Apart(t, "table") }},
+	{"postgres", func(t *testing.T) string { return servertest.PostgreSQL(t).Apart(t, "table") }},
+	{"mongodb", func(t *testing.T) string { return servertest.MongoDB(t).Apart(t, "collection") }},
 }
 
 // Two processes whose clocks differ by a minute share a store, whose server has the time of one of them.
@@ -40,8 +41,8 @@ var stores = []struct {
 //   - No change is lost that was acknowledged, and nothing that has ended comes back.
 //   - A session ends when the clock of the process that looks says so: a minute earlier or later for one than for
 //     the other. A sweep removes what has expired for the process that sweeps.
-//   - Renewal leads to one successor. The grace of an ID is a minute shorter or longer for the other process. Where
-//     that leaves nothing of it, a request in flight with the old cookie is refused or finds no session.
+//   - Renewal leads to one cookie, and the one before keeps working until that has been shown, whatever the clocks say;
+//     after that for RenewGrace at least, since the window allows for the difference.
 //   - A lock is taken over a minute early or late. Who has lost it saves nothing.
 func TestClocksThatDiffer(t *testing.T) {
 	bin := build(t)
@@ -56,10 +57,10 @@ func TestClocksThatDiffer(t *testing.T) {
 		{"user's ended by the slower", nil, testUserEnded},
 		{"user's ended by the faster", nil, func(t *testing.T, s *site) { testUserEnded(t, s.swapped()) }},
 		{"idle timeout", nil, func(t *testing.T, s *site) { testTimeout(t, s, idleTimeout) }},
-		{"absolute timeout", []string{"-idle=48h"}, func(t *testing.T, s *site) { testTimeout(t, s, absoluteTimeout) }},
+		{"absolute timeout", []string{"-idle=24h"}, func(t *testing.T, s *site) { testTimeout(t, s, absoluteTimeout) }},
 		{"sweep", nil, testSweep},
-		{"renewal", []string{"-grace=5m"}, func(t *testing.T, s *site) { testRenewal(t, s, 5*time.Minute) }},
-		{"renewal without grace", nil, testRenewalWithoutGrace},
+		{"renewal by the slower", nil, testRenewal},
+		{"renewal by the faster", nil, func(t *testing.T, s *site) { testRenewal(t, s.swapped()) }},
 		{"lock", []string{"-lock-wait=1s"}, testLock},
 	}
 	for _, store := range stores {
@@ -197,94 +198,63 @@ func testSweep(t *testing.T, s *site) {
 	fast.want("what was not", fast.do(lasting), http.StatusOK, 1)
 }
 
-// With a grace of more than the difference, no request notices that the ID was renewed.
-func testRenewal(t *testing.T, s *site, grace time.Duration) {
-	const age = 10 * time.Minute
+// The former cookie works until a newer one was shown in a request that saves, and then for the window, whose end is a
+// minute earlier or later by the clock of the other process. It never costs a change.
+func testRenewal(t *testing.T, s *site) {
+	const age = 6 * time.Minute
 	begun, _ := s.later(0)
-	slow, fast := s.later(age)
+	one, other := s.later(age)
 
 	cookie := begun.begin()
 	var inFlight []func() reply
 	for range 4 {
-		inFlight = append(inFlight, slow.hold(cookie, "hold", "hit"), fast.hold(cookie, "hold", "hit"))
+		inFlight = append(inFlight, one.hold(cookie, "hold", "hit"), other.hold(cookie, "hold", "hit"))
 	}
-	successors := make(map[string]bool)
+	renewed := make(map[string]bool)
 	for _, got := range together(inFlight) {
 		if got.Status != http.StatusOK || got.Cookie == "" {
 			t.Errorf("in flight at the moment of renewal: %+v", got)
 		}
-		successors[got.Cookie] = true
+		renewed[got.Cookie] = true
 	}
-	if len(successors) != 1 {
-		t.Errorf("renewal has led to %d successors", len(successors))
+	if len(renewed) != 1 || renewed[cookie] {
+		t.Errorf("renewal has led to %d cookies", len(renewed))
 	}
-	for successor := range successors {
-		for _, p := range []*process{slow, fast} {
-			for _, c := range []string{cookie, successor} {
-				p.want("after the renewal", p.do(c), http.StatusOK, 1+len(inFlight))
-			}
+
+	cookie = begun.begin()
+	late := other.hold(cookie, "hold", "hit")
+	next := one.want("renewal", one.do(cookie, "hit"), http.StatusOK, 2).Cookie
+	if got := other.want("in flight", late(), http.StatusOK, 2); got.Cookie != next {
+		t.Error("in flight: it gets another cookie than the one that was renewed")
+	}
+	laterOne, laterOther := s.later(age + idleTimeout - 2*margin - difference) // as long as the session lives
+	hits := 3
+	for _, p := range []*process{other, one, laterOne, laterOther} {
+		hits++
+		if got := p.want("nobody has shown the new cookie", p.do(cookie, "hit"), http.StatusOK, hits); got.Cookie != next {
+			t.Error("the former cookie gets another than the one that was renewed")
 		}
 	}
 
-	for _, renewing := range []*process{slow, fast} {
+	// What the new one was shown in, at either, begins the window.
+	for _, confirming := range []*process{one, other} {
 		cookie := begun.begin()
-		renewing.want("renewal", renewing.do(cookie), http.StatusOK, 1)
-		before, ahead := s.later(age + grace - difference - margin)
-		before.want("before the end of the grace", before.do(cookie), http.StatusOK, 1)
-		ahead.want("before the end of the grace", ahead.do(cookie), http.StatusOK, 1)
-		after, ahead := s.later(age + grace + difference)
-		after.want("after the end of the grace", after.do(cookie), http.StatusOK, 0)
-		ahead.want("after the end of the grace", ahead.do(cookie), http.StatusOK, 0)
-	}
-}
-
-// With a grace of less than the difference, an ID that the slower one has renewed means nothing to the faster.
-func testRenewalWithoutGrace(t *testing.T, s *site) {
-	const age = 6 * time.Minute
-	begun, _ := s.later(0)
-	slow, fast := s.later(age)
-
-	cookie := begun.begin()
-	inFlight := fast.hold(cookie, "hold", "hit")
-	renewed := slow.want("renewal", slow.do(cookie, "hit"), http.StatusOK, 2)
-	if got := fast.want("in flight", inFlight(), http.StatusConflict, 0); got.Cookie != "" {
-		t.Error("in flight: it sets a cookie")
-	}
-	if got := fast.want("the old ID", fast.do(cookie), http.StatusOK, 0); !got.New || !got.Unknown || got.Cookie != "" {
-		t.Errorf("the old ID: %+v", got)
-	}
-	fast.want("the successor", fast.do(renewed.Cookie, "hit"), http.StatusOK, 3)
-	slow.want("the old ID", slow.do(cookie), http.StatusOK, 3)
-
-	cookie = begun.begin()
-	fast.want("renewal", fast.do(cookie, "hit"), http.StatusOK, 2)
-	late, _ := s.later(age + renewGrace + difference - margin)
-	late.want("the old ID, a minute longer", late.do(cookie), http.StatusOK, 2)
-	late, _ = s.later(age + renewGrace + difference)
-	late.want("the old ID, after that", late.do(cookie), http.StatusOK, 0)
-
-	// Whoever is first, what was acknowledged is in the one successor.
-	cookie = begun.begin()
-	var all []func() reply
-	for range 4 {
-		all = append(all, slow.hold(cookie, "hold", "hit"), fast.hold(cookie, "hold", "hit"))
-	}
-	hits, successors := 1, make(map[string]bool)
-	for _, got := range together(all) {
-		switch {
-		case got.Status == http.StatusOK && got.Cookie != "":
-			hits++
-			successors[got.Cookie] = true
-		case got.Status != http.StatusConflict || got.Cookie != "":
-			t.Errorf("at the moment of renewal: %+v", got)
+		next := one.want("renewal", one.do(cookie, "hit"), http.StatusOK, 2).Cookie
+		confirming.want("confirmation", confirming.do(next, "hit"), http.StatusOK, 3)
+		for _, p := range []*process{one, other} {
+			p.want("within the window", p.do(cookie), http.StatusOK, 3)
 		}
-	}
-	if len(successors) != 1 {
-		t.Errorf("renewal has led to %d successors", len(successors))
-	}
-	for successor := range successors {
-		slow.want("the successor", slow.do(successor), http.StatusOK, hits)
-		fast.want("the successor", fast.do(successor), http.StatusOK, hits)
+		within, withinOther := s.later(age + renewGrace - margin/2)
+		for _, p := range []*process{within, withinOther} {
+			p.want("within RenewGrace", p.do(cookie), http.StatusOK, 3)
+		}
+		after, afterOther := s.later(age + window + difference)
+		for _, p := range []*process{after, afterOther} {
+			if got := p.want("after the window", p.do(cookie), http.StatusOK, 0); !got.Unknown || got.Cookie != "" {
+				t.Errorf("after the window: %+v", got)
+			}
+			p.want("the new cookie after the window", p.do(next), http.StatusOK, 3)
+		}
 	}
 }
 

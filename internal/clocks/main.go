@@ -84,7 +84,7 @@ func (a *app) release(http.ResponseWriter, *http.Request) {
 }
 
 func (a *app) end(w http.ResponseWriter, r *http.Request) {
-	n, err := a.m.EndUserSessions(r.Context(), "ann")
+	n, err := a.m.EndSessions(r.Context(), session.OfUser("ann"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -110,7 +110,7 @@ func run(storeURL string, opts *session.Options) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(store)
+	defer store.Close()
 	m, err := session.New(store, []byte(strings.Repeat("s", 32)), opts)
 	if err != nil {
 		return err

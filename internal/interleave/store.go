@@ -5,53 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 )
 
 // A Store is a store at which actors take turns. Calls that no actor makes go through.
 type Store struct {
-	session.Store
+	*double.Store
 
 	mu  sync.Mutex
 	err error
 }
 
-// Load implements session.Store.
-func (s *Store) Load(ctx context.Context, id session.ID) (rec session.Record, err error) {
-	err = s.call(ctx, call{op: "load", id: id}, func() (err error) {
-		rec, err = s.Store.Load(ctx, id)
-		return err
-	})
-	if err != nil {
-		return session.Record{}, err
-	}
-	return rec, nil
-}
-
-// Save implements session.Store.
-func (s *Store) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	return s.call(ctx, call{op: "save", id: id, version: rec.Version}, func() error {
-		return s.Store.Save(ctx, id, rec)
-	})
-}
-
-// Touch implements session.Toucher.
-func (s *Store) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	toucher, ok := s.Store.(session.Toucher)
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return s.call(ctx, call{op: "touch", id: id, version: rec.Version}, func() error {
-		return toucher.Touch(ctx, id, rec)
-	})
-}
-
-// Delete implements session.Store.
-func (s *Store) Delete(ctx context.Context, id session.ID) error {
-	return s.call(ctx, call{op: "delete", id: id}, func() error {
-		return s.Store.Delete(ctx, id)
-	})
+// NewStore returns what makes actors take turns at store.
+func NewStore(store session.Store) *Store {
+	s := new(Store)
+	s.Store = double.New(store, double.On(s.call, double.Load, double.Save, double.Touch, double.Delete))
+	return s
 }
 
 // Err returns the first error of the store underneath that its contract has no name for.
@@ -61,17 +33,17 @@ func (s *Store) Err() error {
 	return s.err
 }
 
-// call makes a call to the store with f.
-func (s *Store) call(ctx context.Context, c call, f func() error) error {
-	noted := func() error {
-		err := f()
+// call makes a call to the store when it is its actor's turn.
+func (s *Store) call(ctx context.Context, c *double.Call, next func(context.Context) error) error {
+	noted := func(ctx context.Context) error {
+		err := next(ctx)
 		s.note(err)
 		return err
 	}
 	if a, ok := ctx.Value(actorKey{}).(*Actor); ok {
-		return a.call(c, noted)
+		return a.call(ctx, call{op: c.Op, id: c.ID, version: c.Record.Version}, noted)
 	}
-	return noted()
+	return noted(ctx)
 }
 
 func (s *Store) note(err error) {
@@ -92,16 +64,21 @@ type actorKey struct{}
 // A call is one to the store, with what came of it.
 type call struct {
 	actor   string
-	op      string
+	op      double.Op
 	id      session.ID
 	version uint64 // that the caller saw
 	err     error
 	lost    bool
+	late    bool          // its actor has gone on
+	at      time.Duration // since the round's clock started
 }
 
 func (c call) String() string {
-	text := fmt.Sprintf("%s: %s %.8v…", c.actor, c.op, c.id)
-	if c.op == "save" || c.op == "touch" {
+	text := fmt.Sprintf("%s: %v %.8v…", c.actor, c.op, c.id)
+	if c.at > 0 {
+		text = fmt.Sprintf("after %v, %s", c.at, text)
+	}
+	if c.op == double.Save || c.op == double.Touch {
 		text += fmt.Sprintf(" version %d", c.version)
 	}
 	if c.err != nil {
@@ -109,6 +86,9 @@ func (c call) String() string {
 	}
 	if c.lost {
 		text += " (the reply was lost)"
+	}
+	if c.late {
+		text += " (it comes late)"
 	}
 	return text
 }

@@ -24,6 +24,7 @@
 package servertest
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -32,6 +33,7 @@ import (
 	"sync"
 	"testing"
 
+	"example.com/session/internal/scratch"
 	"github.com/redis/go-redis/v9/logging"
 )
 
@@ -50,13 +52,29 @@ type Server struct {
 	group *group // nil for a server that this package did not start
 }
 
-// Apart returns s.URL with a random name that nobody else uses for one of its parameters: table, collection, prefix.
-func (s *Server) Apart(parameter string) string {
+// Apart returns s.URL with a random name that nobody else uses for one of its parameters: table, collection, prefix. If s
+// is shared, the table or collection goes when tb ends, after what tb has to clean up since; what has a prefix stays
+// until it expires.
+func (s *Server) Apart(tb testing.TB, parameter string) string {
+	tb.Helper()
 	separator := "?"
 	if strings.Contains(s.URL, "?") {
 		separator = "&"
 	}
-	return s.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
+	rawURL := s.URL + separator + parameter + "=t" + strings.ToLower(rand.Text()[:12])
+	if strings.HasPrefix(rawURL, string(KindMemcached)+":") {
+		rawURL += "&timeout=10s" // its client gives up after a second, which a busy machine can take
+	}
+	if s.tb == nil && parameter != "prefix" {
+		tb.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+			defer cancel()
+			if err := scratch.Drop(ctx, rawURL); err != nil {
+				tb.Error(err)
+			}
+		})
+	}
+	return rawURL
 }
 
 // A Kind is a kind of server. Its text is a scheme that session.Open knows it by, but for a cluster's and Sentinel's.
@@ -66,7 +84,7 @@ type Kind string
 const (
 	KindRedis           Kind = "redis"
 	KindRedisTLS        Kind = "rediss"         // by TLS only, with a certificate that is signed by itself
-	KindRedisCluster    Kind = "redis-cluster"  // three masters without replicas
+	KindRedisCluster    Kind = "redis-cluster"  // three masters, each with a replica
 	KindRedisSentinel   Kind = "redis-sentinel" // a primary, its replica, and a Sentinel that watches them
 	KindValkey          Kind = "valkey"
 	KindMemcached       Kind = "memcached"
@@ -85,8 +103,8 @@ func Redis(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedis) }
 // rediss://127.0.0.1:PORT/0?skip_verify=true. It skips or fails the test as Redis does.
 func RedisTLS(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisTLS) }
 
-// RedisCluster returns the shared Redis Cluster of three masters. Its URL names them all:
-// redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as Redis does.
+// RedisCluster returns the shared Redis Cluster of three masters, each with a replica. Its URL names the masters, which
+// come first in Addrs, before their replicas: redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as Redis does.
 func RedisCluster(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisCluster) }
 
 // RedisSentinel returns the shared Sentinel, with the primary and the replica that it watches. Its URL names it and
