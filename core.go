@@ -231,7 +231,7 @@ func (c *core) whyUnknown() Reason {
 func (c *core) examine(ctx context.Context, letIn bool) {
 	c.standing, c.env = unknown, codec.Envelope{}
 	if c.slot.rec.Version > 0 {
-		if err := c.read(letIn); err != nil {
+		if err := c.read(ctx, letIn); err != nil {
 			c.standing, c.env = unknown, codec.Envelope{}
 			if !c.slot.rec.Cached { // else it is looked at again
 				c.m.observe(ctx, Event{Kind: EventDamaged, ID: c.slot.id, Err: err})
@@ -246,11 +246,15 @@ func (c *core) examine(ctx context.Context, letIn bool) {
 }
 
 // read sets the envelope, the standing, and the body if that is served.
-func (c *core) read(letIn bool) error {
+func (c *core) read(ctx context.Context, letIn bool) error {
 	if err := c.env.Open(c.slot.id, c.slot.rec.Data); err != nil {
 		return err
 	}
-	if c.standing = c.judge(letIn); !c.standing.served() {
+	if c.standing = c.judge(letIn); c.standing == reused && !c.slot.rec.Cached && c.fromItsDevice() {
+		c.m.observe(ctx, Event{Kind: EventReused, ID: c.slot.id})
+		c.standing = previous
+	}
+	if !c.standing.served() {
 		return nil
 	}
 	if !c.env.Encrypted {

@@ -34,15 +34,19 @@ import (
 // its expiry stay as they are. See Session.Device for how a handler tells.
 //
 // A browser that has the key, and could not reach the manager or has proved possession too often, says so
-// (Secure-Session-Skipped). It gets the answer of Options.ErrorHandler to ErrUnproven, which is not that of somebody who is
-// logged out, unless the handler calls SetUser: that begins a new session in any case. Without the key, any change does. A
-// page that is opened from elsewhere is answered once by one that loads itself again (401), since some browsers ask for no
-// proof before.
+// (Secure-Session-Skipped), and one whose clock is behind shows a proof that ran out. Both get the answer of
+// Options.ErrorHandler to ErrUnproven, which is not that of somebody who is logged out, unless the handler calls SetUser: that
+// begins a new session in any case. Without the key, any change does. A page that is opened from elsewhere is answered once by
+// one that loads itself again (401), since some browsers ask for no proof before.
 //
 // The manager answers the browser's own requests itself, before the wrapped handler sees them, at the cost of one Load for
 // a proof and without any write. Middleware and proxies around it have to let POST requests with an empty body through to
 // Path. They must not answer with a redirect, nor with 4xx: to the browser, that is the end of the key. No cache may keep
 // the answers.
+//
+// A new secret has to be among the PreviousSecrets of all processes before any signs with it: to one that does not know it, a
+// browser's key is not the manager's, and is ended. A CacheStore can show a record as it was before it was bound; New
+// refuses one whose MaxAge is longer than a session is served without a proof after that, 90 seconds with the usual options.
 //
 // After a logout, the browser forgets its key with the next request, or at once with "cookies" in Options.ClearSiteData.
 //
@@ -102,15 +106,20 @@ func (c *core) deviceState() (d Device) {
 }
 
 // RequireDevice returns a handler that calls next for a session whose browser has proved possession of its device's key
-// within the given time (and a little longer, since clocks differ; see DeviceBinding.Lifetime). One whose last proof is
-// older is made to prove it now: the answer is a redirect to the same place, which keeps method and body (307). All others
-// get otherwise, which may ask for the password: sessions that are not bound, or locked.
+// within the given time (and a little longer, since clocks differ; see DeviceBinding.Lifetime). Less than two minutes count as
+// that, since browsers prove no more than six times in nine minutes. A browser whose last proof is older is made to prove it
+// now: the answer is a redirect to the same place, which keeps method and body (307). All others get otherwise, which may ask
+// for the password: sessions that are not bound, or locked. Neither is called for a browser that is to come again, see
+// DeviceBinding.
 //
 // A proof says that the request comes from the device, and nothing of who sits in front of it. Use it inside Handler; it
 // panics where FromContext would.
 func (m *Manager) RequireDevice(within time.Duration, next, otherwise http.Handler) http.Handler {
+	within = max(within, min(leastWithin, m.binder.lifetime))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch d := m.FromContext(r.Context()).Device(); {
+		s := m.FromContext(r.Context())
+		switch d := s.Device(); {
+		case d.Locked && view(s, (*core).comesAgain): // what is answered is ErrUnproven
 		case d.Proven.IsZero():
 			otherwise.ServeHTTP(w, r)
 		case m.now().Sub(d.Proven) <= within+m.binder.slack:
@@ -123,6 +132,11 @@ func (m *Manager) RequireDevice(within time.Duration, next, otherwise http.Handl
 		}
 	})
 }
+
+// leastWithin keeps a page that asks for proofs all the time from using up those that the browser is ready for.
+const leastWithin = 2 * time.Minute
+
+func (c *core) comesAgain() bool { return c.phase == locked && c.straggler }
 
 // samePlace returns the request's path and query, so that a browser takes it for no other host.
 func samePlace(r *http.Request) string {
@@ -164,6 +178,13 @@ func (c *core) unlock(ctx context.Context) {
 	c.place = place{locked, c.device.later}
 }
 
+// fromItsDevice reports whether a cookie that fell behind comes with a proof of the session's device. It is the owner's, then,
+// whom a thief with a copy could shut out otherwise by having the session renewed. With Options.EndOnReuse it ends both.
+func (c *core) fromItsDevice() bool {
+	cred := &c.env.Credential
+	return !c.m.endOnReuse && c.m.binder.on && cred.Device != (codec.Device{}) && c.origin.proof(c.slot.id, cred).proves(cred)
+}
+
 // mayEnd reports whether a cookie that fell behind may end the session under an ID. Of one that is bound, a copy without a
 // proof is worth nothing, not even that.
 func (c *core) mayEnd(id ID, cred *codec.Credential) bool {
@@ -197,10 +218,10 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 		}
 		device, at, until, ok := b.openProof(value, id, cred.Login)
 		switch {
-		case !ok || cred.Device != (codec.Device{}) && device != cred.Device: // the browser asks for none as long as it has this one
+		case !ok || cred.Device != (codec.Device{}) && device != cred.Device: // the browser asks for no other while it has this one
 			p.later, p.why = true, ReasonReplaced
-		case now >= until+b.slack.Milliseconds():
-			p.why = ReasonExpired
+		case now >= until+b.slack.Milliseconds(): // the same: by the browser's clock it has time left
+			p.later, p.why = true, ReasonExpired
 		case at >= p.at:
 			p.device, p.at = device, at
 		}
@@ -212,10 +233,11 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 }
 
 // comesAgain reports whether the request is for a page from elsewhere, so that a page in its place that loads itself again
-// has the browser ask for a proof as it does for requests of the site's own.
+// has the browser ask for a proof as it does for requests of the site's own. In a frame that is sandboxed it would load itself
+// for ever, since each request then comes from elsewhere.
 func comesAgain(r *http.Request) bool {
 	site := r.Header.Get("Sec-Fetch-Site")
-	return r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Mode") == "navigate" && site != "" && site != "same-origin" &&
+	return r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Dest") == "document" && site != "" && site != "same-origin" &&
 		r.Header.Get(dbsc.Skipped) == ""
 }
 
@@ -231,6 +253,7 @@ func (x *exchange) askAgain() bool {
 		return false
 	}
 	x.w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	x.w.Header().Del("Content-Security-Policy") // which can be "sandbox", see comesAgain
 	x.w.WriteHeader(http.StatusUnauthorized)
 	io.WriteString(x.w, againPage)
 	return true
@@ -257,7 +280,7 @@ func (x *exchange) tellDevice(c *core, action cookieAction) {
 
 // forget has the browser forget its proof.
 func (b *binder) forget(header http.Header) {
-	setCookieLine(header, b.cookie.Name, b.cookie.cookie("", -1).String())
+	setCookieLine(header, b.cookie.Name, b.cookie.cookie("", -1).String(), b.removes...)
 }
 
 // The browser's own requests are answered here. Nothing is stored for them: what the browser has to send back is signed. For
@@ -284,6 +307,7 @@ type binder struct {
 	cookie  Cookie
 
 	attributes             string        // of the cookie
+	removes                []string      // the lines that remove it where it was before
 	lifetime, slack, grace time.Duration // of a proof; for clocks; without a proof, once the session is bound
 
 	proofs, offers, identifiers, challenges []byte // what the MACs of each begin with
@@ -297,7 +321,8 @@ const (
 )
 
 // device checks the options.
-func (f *faults) device(opts *Options, session Cookie) *binder {
+func (f *faults) device(m *Manager, opts *Options) *binder {
+	session := m.cookie
 	on, d, below := opts.Device != nil, DeviceBinding{}, strings.TrimSuffix(session.Path, "/")+"/"
 	if on {
 		d = *opts.Device
@@ -321,18 +346,24 @@ func (f *faults) device(opts *Options, session Cookie) *binder {
 		fault("browsers bind no session of a cookie with InsecureHTTP, or one that is Partitioned")
 	}
 	cookie := session
-	cookie.Name, cookie.Former = session.Name+deviceSuffix, nil
+	cookie.Name = session.Name + deviceSuffix
 	b := &binder{
+		m:        m,
 		on:       on,
 		path:     d.Path + endpointName(session.Name),
 		domain:   strings.TrimPrefix(session.Domain, "."),
 		exclude:  d.Exclude,
 		cookie:   cookie,
+		removes:  cookie.removals(),
 		lifetime: max(time.Second, f.duration("Device.Lifetime", d.Lifetime, 10*time.Minute, false)).Truncate(time.Second),
 	}
 	b.inner = "/" + strings.TrimPrefix(b.path, below)
 	b.attributes = strings.TrimPrefix(cookie.cookie("", 0).String(), cookie.Name+"=; ")
 	b.slack = min(b.lifetime/10, clockSlack)
+	b.grace = min(b.lifetime, m.renewGrace) + b.slack
+	if c, ok := m.store.(*CacheStore); ok && on && c.maxAge > b.grace {
+		fault("a cache with a MaxAge of %v, above %v, shows sessions as they were before they were bound for too long", c.maxAge, b.grace)
+	}
 	b.proofs = codec.Joined("session device proof", session.Name)
 	b.offers = codec.Joined("session device offer", session.Name)
 	b.identifiers = codec.Joined("session device identifier", session.Name)
@@ -503,7 +534,7 @@ func (b *binder) grant(w http.ResponseWriter, r *http.Request, d *deviceKey, ide
 		s.Rules = append(s.Rules, dbsc.Rule{Type: "exclude", Domain: "*", Path: path})
 	}
 	line := b.cookie.cookie(b.prove(d), b.lifetime).String()
-	setCookieLine(w.Header(), b.cookie.Name, line)
+	setCookieLine(w.Header(), b.cookie.Name, line, b.removes...)
 	if !b.on { // the browser is to keep what it was told
 		return
 	}

@@ -34,6 +34,7 @@ type deviceWorld struct {
 	mu     sync.Mutex
 	passed time.Duration
 	events []string
+	reused int // cookies that fell behind
 }
 
 // newDeviceWorld returns one. Options that are nil are the defaults; Device is set if it is not.
@@ -56,6 +57,9 @@ func newDeviceWorld(t *testing.T, store session.Store, opts *session.Options) *d
 func (w *deviceWorld) observe(_ context.Context, e session.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if e.Kind == session.EventReused {
+		w.reused++
+	}
 	if strings.HasPrefix(string(e.Kind), "device_") {
 		w.events = append(w.events, strings.TrimSuffix(strings.TrimPrefix(string(e.Kind), "device_")+" "+string(e.Reason), " "))
 	}
@@ -697,36 +701,56 @@ func TestDeviceLocked(t *testing.T) {
 	}
 }
 
-// Nor does a copy of a cookie that fell behind end a bound session, by logout or by being shown.
+// A copy of a cookie that fell behind ends no bound session, by logout or by being shown, unless a proof comes with it. Then it
+// counts, as the owner's may have fallen behind a thief's; or it ends the session for both, if Options say so.
 func TestDeviceReused(t *testing.T) {
-	for _, endOnReuse := range []bool{false, true} {
-		for _, proven := range []bool{false, true} {
-			w := newDeviceWorld(t, session.NewMemoryStore(), &session.Options{EndOnReuse: endOnReuse})
-			b := w.browser()
+	for _, test := range []struct{ endOnReuse, proven, counts, lives bool }{
+		{false, false, false, true},
+		{true, false, false, true},
+		{false, true, true, true},
+		{true, true, false, false},
+	} {
+		w := newDeviceWorld(t, session.NewMemoryStore(), &session.Options{EndOnReuse: test.endOnReuse})
+		b := w.browser()
+		b.visit(func(s *session.Session) { s.Set("k", 1) })
+		b.bind("ann")
+		behind := b.thief()
+		for range 2 { // a renewal, and its confirmation
+			w.pass(5 * time.Minute)
+			b.refresh()
 			b.visit(func(s *session.Session) { s.Set("k", 1) })
-			b.bind("ann")
-			thief := b.thief()
-			for range 2 { // a renewal, and its confirmation
-				w.pass(5 * time.Minute)
-				b.refresh()
-				b.visit(func(s *session.Session) { s.Set("k", 1) })
-			}
-			w.pass(2 * time.Minute)
-			if delete(thief.jar, deviceCookie); proven {
-				thief.jar[deviceCookie] = b.jar[deviceCookie]
-			}
-			thief.visit(func(s *session.Session) {
-				if s.User() != "" || !s.WasUnknown() {
-					t.Errorf("a cookie that fell behind leads to %v", s)
-				}
-			})
-			thief.visit(func(s *session.Session) { s.Destroy() })
-			b.visit(func(s *session.Session) {
-				if lives := s.User() == "ann"; lives == proven {
-					t.Errorf("EndOnReuse %v, with a proof %v: the session lives is %v", endOnReuse, proven, lives)
-				}
-			})
 		}
+		w.pass(2 * time.Minute)
+		if delete(behind.jar, deviceCookie); test.proven {
+			behind.jar[deviceCookie] = b.jar[deviceCookie]
+		}
+		w.reused = 0
+		behind.visit(func(s *session.Session) {
+			if counts := s.User() == "ann"; counts != test.counts || s.WasUnknown() == counts {
+				t.Errorf("%+v: a cookie that fell behind leads to %v", test, s)
+			}
+			s.Get("k")
+		})
+		if w.reused != 1 {
+			t.Errorf("%+v: %d events", test, w.reused)
+		}
+		if current := behind.jar["session_id"] == b.jar["session_id"]; current != test.counts {
+			t.Errorf("%+v: the cookie is the current one: %v", test, current)
+		}
+		b.visit(func(s *session.Session) {
+			if lives := s.User() == "ann"; lives != test.lives {
+				t.Errorf("%+v: the session lives: %v", test, lives)
+			}
+		})
+		if test.counts {
+			continue
+		}
+		behind.visit(func(s *session.Session) { s.Destroy() })
+		b.visit(func(s *session.Session) {
+			if lives := s.User() == "ann"; lives != test.lives {
+				t.Errorf("%+v: after a logout the session lives: %v", test, lives)
+			}
+		})
 	}
 }
 
@@ -758,8 +782,8 @@ func TestDevicePlantedCookies(t *testing.T) {
 // A browser that has the key and shows no proof is not taken for somebody who is logged out.
 func TestDeviceUnproven(t *testing.T) {
 	skipped := []string{"Secure-Session-Skipped", `server_error;session_identifier="x"`}
-	elsewhere := []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "cross-site"}
-	here := []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "same-origin"}
+	elsewhere := []string{"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "cross-site"}
+	here := []string{"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "same-origin"}
 	read := func(s *session.Session) { s.Has("k") }
 	for _, test := range []struct {
 		name   string
@@ -779,7 +803,13 @@ func TestDeviceUnproven(t *testing.T) {
 		{"a page from another site", "", elsewhere, read, 401},
 		{"a page from another site, a change", "", elsewhere, func(s *session.Session) { s.Set("k", 2) }, 401},
 		{"a page from another site, login", "", elsewhere, func(s *session.Session) { s.SetUser("ann") }, 200},
-		{"an image on another site", "", []string{"Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Site", "cross-site"}, read, 200},
+		{"an image on another site", "", []string{"Sec-Fetch-Dest", "image", "Sec-Fetch-Site", "cross-site"}, read, 200},
+		{"a frame of another site", "other", []string{"Sec-Fetch-Dest", "iframe", "Sec-Fetch-Site", "cross-site"}, read, 503},
+		{"a proof that ran out", "late", nil, read, 503},
+		{"a proof that ran out, a change", "late", nil, func(s *session.Session) { s.Set("k", 2) }, 503},
+		{"a proof that ran out, a sibling's request", "late", []string{"Sec-Fetch-Dest", "empty", "Sec-Fetch-Site", "same-site"}, func(s *session.Session) { s.Set("k", 2) }, 503},
+		{"a proof that ran out, a page from elsewhere", "late", elsewhere, read, 401},
+		{"a proof that ran out, login", "late", nil, func(s *session.Session) { s.SetUser("ann") }, 200},
 		{"another session's proof", "other", nil, read, 503},
 		{"another session's proof, a page from here", "other", here, read, 503},
 		{"another session's proof, a page from elsewhere", "other", elsewhere, read, 401},
@@ -791,9 +821,12 @@ func TestDeviceUnproven(t *testing.T) {
 			b, other := w.browser(), w.browser()
 			b.bind("ann")
 			other.bind("ann")
-			w.pass(5 * time.Minute)
+			w.pass(12 * time.Minute)
+			late := b.jar[deviceCookie]
 			delete(b.jar, deviceCookie)
 			switch test.cookie {
+			case "late":
+				b.jar[deviceCookie] = late
 			case "other":
 				b.jar[deviceCookie] = other.jar[deviceCookie]
 			case "garbage":
@@ -817,6 +850,51 @@ func TestDeviceUnproven(t *testing.T) {
 				b.shows("ann")
 			}
 		})
+	}
+}
+
+// A page that loads itself again does so as the browser's own, whatever policy a middleware sets.
+func TestDeviceReloadIsNotSandboxed(t *testing.T) {
+	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
+	b := w.browser()
+	b.bind("ann")
+	delete(b.jar, deviceCookie)
+	w.pass(5 * time.Minute)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.AddCookie(&http.Cookie{Name: "session_id", Value: b.jar["session_id"]})
+	r.Header.Set("Sec-Fetch-Site", "none")
+	r.Header.Set("Sec-Fetch-Dest", "document")
+	rec := httptest.NewRecorder()
+	rec.Header().Set("Content-Security-Policy", "sandbox")
+	w.m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { session.FromContext(r.Context()).Has("k") })).ServeHTTP(rec, r)
+	if policy := rec.Header()["Content-Security-Policy"]; rec.Code != http.StatusUnauthorized || policy != nil {
+		t.Errorf("%d, under %q", rec.Code, policy)
+	}
+}
+
+// The cookie for which browsers prove possession moves with the session's to another path.
+func TestDeviceFormerScope(t *testing.T) {
+	w := newDeviceWorld(t, session.NewMemoryStore(), &session.Options{
+		Cookie: session.Cookie{Path: "/app", Former: []session.CookieScope{{Path: "/"}}},
+	})
+	b := w.browser()
+	b.login("ann")
+	lines := func(res *http.Response) (lines []string) {
+		for _, c := range res.Cookies() {
+			if c.Name == deviceCookie {
+				lines = append(lines, fmt.Sprint(c.Path, " ", c.MaxAge >= 0))
+			}
+		}
+		return lines
+	}
+	if got := lines(b.register()); !slices.Equal(got, []string{"/ false", "/app true"}) {
+		t.Errorf("the cookies for the proof are %q", got)
+	}
+	b.shows("ann")
+	b.jar[deviceCookie] = "x"
+	w.pass(5 * time.Minute)
+	if got := lines(b.visit(func(s *session.Session) { s.Has("k") })); !slices.Equal(got, []string{"/ false", "/app false"}) {
+		t.Errorf("where it is worth nothing, the cookies are %q", got)
 	}
 }
 
@@ -912,6 +990,11 @@ func TestDeviceExclude(t *testing.T) {
 
 // What the options say wrong, New says.
 func TestDeviceFaults(t *testing.T) {
+	cached := session.NewCacheStore(session.NewMemoryStore(), &session.CacheOptions{MaxAge: 2 * time.Minute})
+	if _, err := session.New(cached, secretOf('s'), &session.Options{Device: new(session.DeviceBinding)}); err == nil || !strings.Contains(err.Error(), "MaxAge of 2m0s") {
+		t.Errorf("with a cache that is too old: %v", err)
+	}
+	newManager(t, cached, nil)
 	for want, opts := range map[string]session.Options{
 		"does not start with a slash":  {Device: &session.DeviceBinding{Path: "keys/"}},
 		"not below that of the cookie": {Device: &session.DeviceBinding{Path: "/keys/"}, Cookie: session.Cookie{Path: "/app"}},
@@ -1180,6 +1263,16 @@ func TestRequireDevice(t *testing.T) {
 	w.pass(5 * time.Minute)
 	ask("GET", "/", 307, "")
 	ask("GET", "/", 200, "otherwise") // the browser did not prove anything: it is locked, and the circle ends
+	b.jar[deviceCookie] = "x"
+	if res := b.send("GET", "/", guarded); res.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a browser that is to come again is answered %s", res.Status)
+	}
+	wantStatus(t, b.refresh(), http.StatusOK)
+	guarded = w.m.RequireDevice(time.Second, answer("next"), answer("otherwise")).ServeHTTP
+	w.pass(3*time.Minute - 10*time.Second)
+	ask("GET", "/", 200, "next")
+	w.pass(11 * time.Second)
+	ask("GET", "/", 307, "")
 	off := newManager(t, session.NewMemoryStore(), nil)
 	res := serve(off.Handler(off.RequireDevice(0, answer("next"), answer("otherwise"))))
 	if body := readBody(t, res); body != "otherwise" {

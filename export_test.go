@@ -28,7 +28,7 @@ func (m *Manager) Age(ctx context.Context, cookie string, by time.Duration) erro
 	if err := c.slot.look(ctx); err != nil {
 		return err
 	}
-	if err := c.read(true); err != nil {
+	if err := c.read(context.Background(), true); err != nil {
 		return err
 	}
 	c.env.Credential.Issued -= by.Milliseconds()
@@ -100,7 +100,7 @@ func (m *Manager) Glimpse(ctx context.Context, cookie string) (g Glimpse, err er
 	if err := c.slot.look(ctx); err != nil || c.slot.rec.Version == 0 {
 		return g, err
 	}
-	err = c.read(false)
+	err = c.read(context.Background(), false)
 	g.Kind, g.Credential, g.Version = c.env.Kind, c.env.Credential, c.slot.rec.Version
 	if g.Served, g.Reused = c.standing.served(), c.standing == reused; !g.Served || err != nil {
 		return g, err

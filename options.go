@@ -211,14 +211,13 @@ func New(store Store, secret []byte, opts *Options) (*Manager, error) {
 		clearData:    f.clearData(opts.ClearSiteData),
 		migration:    f.migration(opts, cookie.Name),
 	}
-	m.binder = f.device(opts, cookie)
+	m.binder = f.device(m, opts)
 	f.idle(opts)
 	sweepEvery := f.duration("SweepInterval", opts.SweepInterval, 5*time.Minute, true)
 	if err := errors.Join(f...); err != nil {
 		return nil, err
 	}
 	m.persistent = cookie.Persistent
-	m.binder.m, m.binder.grace = m, min(m.binder.lifetime, m.renewGrace)+m.binder.slack
 	keys := make([]*macKey, len(secrets))
 	for i, s := range secrets {
 		keys[i] = newMacKey(s)
