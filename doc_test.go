@@ -274,8 +274,8 @@ var mux = http.NotFoundHandler()
 
 `
 
-// TestReadmeProgram does what the README says: it makes a module of the README's program by the commands that follow it,
-// makes a secret, builds and uses it. The program also runs every other piece of Go that the README has.
+// TestReadmeProgram does what the README says: it makes a module for the README's program and a secret by the commands before
+// it, builds and uses it. The program also runs every other piece of Go that the README has.
 func TestReadmeProgram(t *testing.T) {
 	root, err := os.Getwd()
 	if err != nil {
@@ -325,7 +325,9 @@ func TestReadmeProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("go.sum", string(sums)) // so that nothing but the checkout is needed
-	setup, rest, ok := strings.Cut(readmeBlocks(t, "sh")[0], "go run .\n")
+	commands := readmeBlocks(t, "sh")
+	setup := commands[0]
+	rest, ok := strings.CutPrefix(commands[1], "go run .\n")
 	if !ok || !strings.Contains(setup, "SESSION_SECRET=") {
 		t.Fatalf("the README's first commands do not make a secret and run the program: %s", setup)
 	}
@@ -376,9 +378,9 @@ func TestReadmeProgram(t *testing.T) {
 	readmeCommands(t, rest, base)
 }
 
-// TestReadmeCommands runs what the README's section "Try it" shows, on a free port.
+// TestReadmeCommands runs what the README says of the quickstart, on a free port.
 func TestReadmeCommands(t *testing.T) {
-	first, rest, _ := strings.Cut(readmeBlocks(t, "sh")[1], "\n")
+	first, rest, _ := strings.Cut(readmeBlocks(t, "sh")[2], "\n")
 	first, _, _ = strings.Cut(first, "#")
 	program, ok := strings.CutPrefix(strings.TrimSpace(first), "go run ")
 	if !ok {
