@@ -103,7 +103,7 @@ func TestParallelChangesMerge(t *testing.T) {
 	}
 }
 
-// What Update returns is the caller's, also if another goroutine saves or reloads the session at the same time, and
+// The result of Update is the caller's, also if another goroutine saves or reloads the session at the same time, and
 // the change is made again.
 func TestUpdateWhileOthersReload(t *testing.T) {
 	v := newVisitor(t, session.NewMemoryStore(), nil)

@@ -246,7 +246,7 @@ func newReading(t token, b codec.Body, now int64) reading {
 	return d
 }
 
-// save saves the record with the changes and the credential. What it says of the user, the user's index says before.
+// save saves the record with the changes and the credential. The user's index says first what the record then says of the user.
 func (c *core) save(ctx context.Context, p *plan, write writeID) error {
 	d := c.reading
 	d.body = c.changed()

@@ -28,7 +28,7 @@ import (
 // any order, at any pace, and whatever can go wrong does. All of it follows from a seed, but for what is drawn from
 // crypto/rand and for the pauses between tries.
 
-// What the protocol's times are in histories.
+// The protocol's times in histories.
 const (
 	beat     = 5 * time.Second // for how long a change is refused after a login; the unit of pauses
 	grace    = 30 * time.Second

@@ -117,7 +117,7 @@ func (c failedContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// cancel ends the step. What is shared goes on.
+// cancel ends the step. Shared state goes on.
 func (c *storeContext) cancel() {
 	if clock := c.clock.Load(); clock != nil {
 		clock.end()

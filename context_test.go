@@ -178,7 +178,7 @@ func waits(wait func(context.Context) error) double.Hook {
 	return double.Before(func(ctx context.Context, _ *double.Call) error { return wait(ctx) }, double.Load)
 }
 
-// Who looks for the session while it waits for the store would wait for itself.
+// A store that looks for the session while the session waits for it would wait for itself.
 func TestStoreContextHasNoSession(t *testing.T) {
 	key := new(int)
 	store := double.New(session.NewMemoryStore())

@@ -32,7 +32,7 @@ type Cookie struct {
 	// Domain extends the cookie to all hosts below it; empty means the host that sets it, alone.
 	Domain string
 	// Former are scopes that the cookie had before a change of Path or Domain. Browsers take a cookie of another scope for
-	// another cookie: without this, the one from before stays, and comes along with each request. What is named here is
+	// another cookie: without this, the one from before stays, and comes along with each request. The cookies named here are
 	// removed with the answer that sets the cookie next, or removes it. Empty means that there are none.
 	Former []CookieScope
 	// SameSite is the attribute of that name; zero means http.SameSiteLaxMode.
@@ -155,8 +155,8 @@ type macState struct {
 	buf [96]byte // what is signed has less, but for what is signed rarely
 }
 
-// newSigner returns the signer of a transport. What it signs is good for no other one, and for no manager whose cookie has
-// another name.
+// newSigner returns the signer of a transport. Its signatures are good for no other transport, and for
+// no manager whose cookie has another name.
 func newSigner(transport, name string, keys []*macKey) signer {
 	return signer{codec.Joined("session token", transport, name), keys}
 }
@@ -517,8 +517,8 @@ func restricted(lines []string, directive string) string {
 	return strings.Join(kept, ", ")
 }
 
-// splitDirectives goes through a comma-separated list in which quoted strings may hold commas. What is in a string that
-// does not end is left out: caches differ in what they make of it.
+// splitDirectives goes through a comma-separated list in which quoted strings may hold commas. A string that does not end
+// is left out: caches differ in how they read it.
 func splitDirectives(list string) func(func(string) bool) {
 	return func(yield func(string) bool) {
 		start, quoted := 0, false

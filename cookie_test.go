@@ -18,7 +18,7 @@ import (
 	"example.com/session/internal/double"
 )
 
-// What the options say is what the browser is told, when the cookie is set and when it is removed.
+// The browser is told what the options say, when the cookie is set and when it is removed.
 func TestCookieAttributes(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -388,7 +388,7 @@ func TestSecretRotation(t *testing.T) {
 	})
 }
 
-// What a browser keeps and sends is what the library asked for.
+// A browser keeps and sends what the library asked for.
 func TestCookieJar(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), &session.Options{Cookie: session.Cookie{Name: "__Host-sid"}})
 	mux := http.NewServeMux()
@@ -757,7 +757,7 @@ func FuzzCookie(f *testing.F) {
 	})
 }
 
-// What a request with many cookies costs is in proportion to their number, whatever they are: others', forged ones of the
+// The cost of a request with many cookies is in proportion to their number, whatever they are: others', forged ones of the
 // session's name, and genuine ones. So is what a response costs that sets many.
 func BenchmarkCookies(b *testing.B) {
 	v := newVictim(b, session.Options{})

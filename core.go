@@ -112,8 +112,8 @@ type origin interface {
 	context() context.Context
 	// ended reports whether the request is over, though a goroutine of its handler goes on.
 	ended() bool
-	// tooLate reports whether the response can set no cookie any more. Unlike commit it may be called by who has locked
-	// the session.
+	// tooLate reports whether the response can set no cookie any more. Unlike commit it may be called while
+	// the session is locked.
 	tooLate() bool
 }
 

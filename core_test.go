@@ -96,7 +96,7 @@ func (v *victim) wantAbsent(t testing.TB, data []byte) {
 	}
 }
 
-// What is not the record that was written there reads as no session at all.
+// Bytes that are not the record written there read as no session at all.
 func TestDamagedRecords(t *testing.T) {
 	for _, encrypted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("encrypted %v", encrypted), func(t *testing.T) {
@@ -291,7 +291,7 @@ func TestEncryptAtRest(t *testing.T) {
 	})
 }
 
-// What EncryptAtRest promises, computed anew: the key is HKDF-SHA256 of name and key in the cookie and the secret, and the ID
+// The promise of EncryptAtRest, computed anew: the key is HKDF-SHA256 of name and key in the cookie and the secret, and the ID
 // and the clear header of the record are authenticated with the payload.
 func TestEncryptAtRestKey(t *testing.T) {
 	store := session.NewMemoryStore()

@@ -159,7 +159,7 @@ type deviceProof struct {
 	later  bool         // it shows nothing, and its browser may do so yet
 }
 
-// proves reports whether it is one for a session with that credential. That there is none is nil, too.
+// proves reports whether it is one for a session with that credential. p is nil where there is none.
 func (p *deviceProof) proves(c *codec.Credential) bool {
 	return p != nil && p.device != (codec.Device{}) && p.login == c.Login && (p.device == c.Device || c.Device == codec.Device{})
 }

@@ -455,7 +455,7 @@ func TestDeviceRefresh(t *testing.T) {
 	})
 }
 
-// What is no answer to a challenge gets another one, for as long as the session lives.
+// Anything but an answer to a challenge gets another one, for as long as the session lives.
 func TestDeviceChallenge(t *testing.T) {
 	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
 	b, other := w.browser(), w.browser()
@@ -637,7 +637,7 @@ func (b *deviceBrowser) ids() (id, index session.ID) {
 	return id, b.m.IndexID(session.OfUser(user))
 }
 
-// Who has a copy of the cookies, and no key, cannot do anything to the session, nor to the owner.
+// A thief with a copy of the cookies, and no key, cannot do anything to the session, nor to the owner.
 func TestDeviceLocked(t *testing.T) {
 	for name, use := range map[string]func(*session.Session){
 		"read":       func(s *session.Session) { s.Has("k") },
@@ -988,7 +988,7 @@ func TestDeviceExclude(t *testing.T) {
 	}
 }
 
-// What the options say wrong, New says.
+// New names each mistake in the options.
 func TestDeviceFaults(t *testing.T) {
 	cached := session.NewCacheStore(session.NewMemoryStore(), &session.CacheOptions{MaxAge: 2 * time.Minute})
 	if _, err := session.New(cached, secretOf('s'), &session.Options{Device: new(session.DeviceBinding)}); err == nil || !strings.Contains(err.Error(), "MaxAge of 2m0s") {
@@ -1356,7 +1356,7 @@ func TestDeviceBoundLater(t *testing.T) {
 	w.told("bound")
 }
 
-// What a request of a bound session costs beside one that is not.
+// The cost of a request of a bound session beside one that is not.
 func BenchmarkDevice(b *testing.B) {
 	for _, bound := range []bool{false, true} {
 		b.Run(map[bool]string{false: "unbound", true: "bound"}[bound], func(b *testing.B) {
@@ -1388,7 +1388,7 @@ func BenchmarkDevice(b *testing.B) {
 	}
 }
 
-// Who shows a key while another becomes the session's was let in, and has proved nothing.
+// A request that shows a key while another becomes the session's was let in, and has proved nothing.
 func TestDeviceOvertaken(t *testing.T) {
 	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
 	b, other := w.browser(), w.browser()

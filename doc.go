@@ -21,10 +21,10 @@
 //		fmt.Fprintf(w, "visit %d\n", n)
 //	}
 //
-// A request that uses no session costs the store nothing, and one that only reads writes nothing. A visitor of
-// whom there is nothing to keep has neither record nor cookie.
+// A request that uses no session costs the store nothing, and one that only reads writes nothing. An empty session
+// is neither stored nor given a cookie.
 //
-// What a handler does is kept as a list of changes, and applied to what others saved meanwhile: parallel requests
+// A handler's changes are kept as a list, and applied to what others saved meanwhile: parallel requests
 // of one session, in whatever processes, lose nothing, and [Key.Update] is atomic. Two requests that set the same
 // key overwrite each other; where that matters and Update cannot help, [Session.Lock] does.
 //
@@ -43,12 +43,13 @@
 // A session ends at [Session.Destroy], after [Options.IdleTimeout] without use, or [Options.AbsoluteTimeout] after
 // its beginning or the last login. It has one ID all that time. Every [Options.RenewInterval] its cookie is renewed; the
 // one before leads to it until the client has shown the new one, and for [Options.RenewGrace] and a minute after that,
-// so that no answer that gets lost logs anybody out. What has ended stays ended, whatever is still in flight.
+// so that no answer that gets lost logs anybody out. An ended session stays ended, whatever is still in flight.
 //
-// [Manager.Sessions] lists the sessions of a user, or of a label that logins gave them, [Manager.EndSessions] ends them, all or
-// all others ("log out my other devices"), and [Options.MaxSessionsPerUser] limits them. [Session.FormToken] makes tokens for forms that may be sent once.
-// [Options.Bind] ties a session to a network or a browser, and [Options.Device] to a key in the hardware of the user's device,
-// so that a copied cookie is worth minutes. [Options.EncryptAtRest] makes a store unreadable for its operator.
+// [Manager.Sessions] lists the sessions of a user, or of a label that logins gave them, [Manager.EndSessions] ends them, all
+// or all others ("log out my other devices"), and [Options.MaxSessionsPerUser] limits them. [Session.FormToken] makes tokens
+// for forms that may be sent once. [Options.Bind] ties a session to a network or a browser, and [Options.Device] to a key in
+// the hardware of the user's device, so that a copied cookie is worth minutes. [Options.EncryptAtRest] makes a store
+// unreadable for its operator.
 //
 // # Stores
 //

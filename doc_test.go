@@ -403,7 +403,7 @@ func TestReadmeCommands(t *testing.T) {
 	readmeCommands(t, rest, strings.TrimSpace(strings.TrimPrefix(said, "listening on ")))
 }
 
-// readmeCommands runs lines of the README, at a program that is at base instead of where it says. What they print is what
+// readmeCommands runs lines of the README, at a program that is at base instead of where it says. They print what
 // their comments say.
 func readmeCommands(t *testing.T, lines, base string) {
 	t.Helper()

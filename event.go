@@ -30,7 +30,7 @@ type Event struct {
 // An EventKind says what an Event is about.
 type EventKind string
 
-// What can happen. The kinds are fit for the labels of metrics.
+// The kinds of events. They are fit for the labels of metrics.
 const (
 	EventCreated          EventKind = "created"           // a session was stored for the first time
 	EventMigrated         EventKind = "migrated"          // a session of an old system was stored, see Options.Migration

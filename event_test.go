@@ -168,7 +168,7 @@ func (discard) Header() http.Header         { return http.Header{} }
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (discard) WriteHeader(int)             {}
 
-// What an event says beside its kind.
+// The fields of an event beside its kind.
 func TestEventDetails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var seen events
@@ -265,7 +265,7 @@ func TestDamageIsLogged(t *testing.T) {
 	}
 }
 
-// What does less than it seems to is told to the logger, once a manager, without the session in the context.
+// The logger is told once a manager, without the session in the context, of a use that does less than it seems to.
 func TestAdvice(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -86,7 +86,7 @@ func Example_api() {
 	})
 
 	var cookies []*http.Cookie
-	// What a page's fetch(url, {method, credentials: "include"}) sends.
+	// The request of a page's fetch(url, {method, credentials: "include"}).
 	fetch := func(method, path, from string) {
 		r := httptest.NewRequest(method, "https://api.example.com"+path, nil)
 		r.Header.Set("Origin", from)
@@ -339,7 +339,7 @@ func Example_htmx() {
 }
 
 // Get has no type to decode into: integers come back as int64, maps as map[string]any. A typed key, or Decode, gives
-// back what was set. What they return is a copy: a change of it is stored by Set or Update.
+// back what was set. They return a copy: a change of it is stored by Set or Update.
 func ExampleSession_Get() {
 	const limits session.Key[map[string]int] = "limits"
 

@@ -260,7 +260,7 @@ func ExampleKey_Update() {
 	// Output: 101
 }
 
-// A store of one's own needs three methods. What makes it a store is Save: it compares versions and writes in
+// A store of one's own needs three methods. Save makes it a store: it compares versions and writes in
 // one step that nobody can get in between. Package sessiontest checks it.
 func ExampleStore() {
 	m, err := session.New(newMapStore(), secret, nil)
@@ -318,7 +318,7 @@ func (m *mapStore) Delete(_ context.Context, id session.ID) error {
 	return nil
 }
 
-// Who is logged in, and since when: a page that does something sensitive asks for the password again.
+// The user, and since when: a page that does something sensitive asks for the password again.
 func ExampleSession_SetUser() {
 	m, err := session.New(session.NewMemoryStore(), secret, &session.Options{Cookie: insecure})
 	if err != nil {
@@ -471,7 +471,7 @@ func ExampleSession_UseFormToken() {
 	// 403 this form was sent already, or is not yours
 }
 
-// A lock is for who reads, asks somebody else, and writes what depends on both: one request of the session at a time.
+// A lock is for a request that reads, asks somebody else, and writes the result: one request of the session at a time.
 func ExampleSession_Lock() {
 	const balance session.Key[int] = "balance"
 
@@ -555,7 +555,7 @@ func ExampleBindAll() {
 	// 192.0.2.1 Firefox user "ann"
 }
 
-// With EncryptAtRest, who reads the store, or a backup of it, reads nothing: the key is in the client's cookie.
+// With EncryptAtRest, a reader of the store, or of a backup, reads nothing: the key is in the client's cookie.
 func ExampleOptions_EncryptAtRest() {
 	for _, encrypt := range []bool{false, true} {
 		store := session.NewMemoryStore()
@@ -646,7 +646,7 @@ func ExampleOptions_PreviousSecrets() {
 	// new: true
 }
 
-// What happens to sessions goes to one function, as values that slog can print: the ID, and never the cookie.
+// All that happens to sessions goes to one function, as values that slog can print: the ID, and never the cookie.
 func ExampleOptions_Observer() {
 	logger := slog.New(slog.NewTextHandler(log.Writer(), nil)) // wherever the program logs to
 	var mu sync.Mutex

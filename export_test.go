@@ -36,7 +36,7 @@ func (m *Manager) Age(ctx context.Context, cookie string, by time.Duration) erro
 	return m.store.Save(ctx, c.slot.id, Record{Version: c.slot.rec.Version, Expires: c.slot.rec.Expires, Data: data})
 }
 
-// What the tests of the SQL stores see of the inside.
+// The inside of the SQL stores, for their tests.
 var (
 	ParseMySQLURL     = parseMySQLURL
 	NewMySQLConnector = newMySQLConnector
@@ -135,7 +135,7 @@ func (m *Manager) IndexEntries(id ID, data []byte) (list []IndexEntry, ok bool) 
 	return list, err == nil
 }
 
-// What follows is how tests see the pure functions of plan.go and regenerate.go: by names instead of numbers.
+// The rest is how tests see the pure functions of plan.go and regenerate.go: by names instead of numbers.
 
 var (
 	standings = []string{"unknown", "reused", "rekeyed", "ended", "current", "previous", "ahead", "admitted"}

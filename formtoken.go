@@ -25,10 +25,10 @@ const (
 	FormTokenField = "form_token"
 )
 
-// FormToken returns a new token to be put into a form, 128 random bits as text. The session keeps it until it is
-// used; of more than 16 the oldest is dropped, and the logger is told if they are of one request. Many forms of a page can
-// share one token, if the page is loaded anew once one of them was sent. It must be called before the response begins if the session is
-// new, as it needs the cookie then.
+// FormToken returns a new token to be put into a form, 128 random bits as text. The session keeps it until it is used; of
+// more than 16 the oldest is dropped, and the logger is told if they are of one request. Many forms of a page can share one
+// token, if the page is loaded anew once one of them was sent. It must be called before the response begins if the session
+// is new, as it needs the cookie then.
 func (s *Session) FormToken() string {
 	if s.forms.Add(1) > maxFormTokens {
 		s.core.m.advise(s.core.origin.context(), fmt.Sprintf("a response has more than %d form tokens: the first ones are worthless; have its forms share one", maxFormTokens))

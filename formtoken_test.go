@@ -111,7 +111,7 @@ func TestFormTokenInput(t *testing.T) {
 	})
 }
 
-// What form tokens cost is in proportion to how many a request makes, or tries.
+// The cost of form tokens is in proportion to how many a request makes, or tries.
 func BenchmarkFormTokens(b *testing.B) {
 	v := newVictim(b, session.Options{Logger: quiet})
 	for name, do := range map[string]func(s *session.Session){

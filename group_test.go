@@ -130,7 +130,7 @@ func TestLabelsFollowLogins(t *testing.T) {
 	})
 }
 
-// What cannot be a label is a mistake of the program.
+// A label that cannot be one is a mistake of the program.
 func TestLabelsThatAreNone(t *testing.T) {
 	v := newVisitor(t, session.NewMemoryStore(), &session.Options{Logger: quiet})
 	nine := make([]session.Label, 9)

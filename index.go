@@ -14,9 +14,9 @@ import (
 	"example.com/session/internal/codec"
 )
 
-// An index is what the record of a user, or of a label, holds: it names all sessions that have it. A login is in it before the session's
-// record has it; a new session is stored before, and nobody has its cookie until both is done. So whoever ends what the
-// index names misses nothing that is alive. That it may name what is dead does no harm, and heals.
+// An index is what the record of a user, or of a label, holds: it names all sessions that have it. A login is in it before
+// the session's record has it; a new session is stored before, and nobody has its cookie until both is done. So whoever ends
+// what the index names misses nothing that is alive. An entry of a dead session does no harm, and heals.
 type index struct {
 	entries   []indexEntry
 	ended     int64 // when all of the user's sessions were ended, in Unix milliseconds; 0: never

@@ -95,7 +95,7 @@ func TestEndedSessionTakesNoPlace(t *testing.T) {
 	}
 }
 
-// A damaged index is not taken for an empty one by who wants to know of all sessions. It is replaced, and those that it
+// A damaged index is reported, lest it be mistaken for an empty one. It is replaced, and those that it
 // named come back to it with their renewal.
 func TestIndexHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -96,7 +96,7 @@ type RecordInfo struct {
 // A RecordKind tells what a record is for.
 type RecordKind string
 
-// What a store holds.
+// The kinds of records in a store.
 const (
 	RecordSession   RecordKind = "session"   // one that lives
 	RecordTombstone RecordKind = "tombstone" // one that has ended

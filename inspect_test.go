@@ -325,7 +325,7 @@ func endBefore(t *testing.T, at int, user string, idle time.Duration, encrypt bo
 	return ran
 }
 
-// An operator's manager knows little of the application's options. What it writes is as good.
+// An operator's manager knows little of the application's options. Its writes are as good.
 func TestIndexKeepsWhatItHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const month = 30 * 24 * time.Hour

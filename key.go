@@ -20,7 +20,7 @@ import "example.com/session/internal/codec"
 // is reported to the logger, and stays in the store until something else is set.
 type Key[T any] string
 
-// Get returns a copy of the value, or the zero value and false if there is none. What is done to a map or a slice is lost
+// Get returns a copy of the value, or the zero value and false if there is none. Changes of a map or a slice are lost
 // without a Set; Update does both.
 func (k Key[T]) Get(s *Session) (T, bool) {
 	var v T
@@ -103,5 +103,5 @@ func (k Key[T]) Pop(s *Session) (T, bool) {
 	return v, ok
 }
 
-// Delete removes the value. That there is none is no error.
+// Delete removes the value. A missing one is no error.
 func (k Key[T]) Delete(s *Session) { s.Delete(string(k)) }

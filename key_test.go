@@ -190,7 +190,7 @@ func TestUndecodableValueStays(t *testing.T) {
 	}
 }
 
-// What would not come back is refused where it is set, whichever way, with a reason and without the value.
+// A value that would not come back is refused where it is set, whichever way, with a reason and without the value.
 func TestSetRefusesWhatDoesNotComeBack(t *testing.T) {
 	late := time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	const (

@@ -17,7 +17,7 @@ import (
 // parallel changes are merged, and Key.Update is atomic.
 //
 // A lock is a record that names its holder and the end of its lease. It is taken, prolonged and released by
-// compare-and-swap. Who takes over a lock whose lease ran out saves the session once before anything else: a
+// compare-and-swap. Whoever takes over a lock whose lease ran out saves the session once before anything else: a
 // holder that was paused and wakes up then conflicts, looks at the lock, and learns that it lost it.
 
 // Lock waits until no other request works on the session under a lock, at most for Options.LockWait or until ctx is
@@ -50,8 +50,8 @@ func (s *Session) Lock(ctx context.Context) error {
 }
 
 // Unlock saves the session, as Save does, and gives its lock back before the request has ended, whether Lock or
-// Options.Locking asked for it: for a handler that goes on for long. It returns what Err then returns. What is changed
-// later is merged as without a lock; Lock takes it again. Before the first use of the session, Unlock keeps Options.Locking
+// Options.Locking asked for it: for a handler that goes on for long. It returns what Err then returns. Later
+// changes are merged as without a lock; Lock takes it again. Before the first use of the session, Unlock keeps Options.Locking
 // from locking it.
 func (s *Session) Unlock(ctx context.Context) error {
 	err := s.Save(ctx)

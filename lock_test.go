@@ -671,7 +671,7 @@ func TestPanicAtRelease(t *testing.T) {
 	})
 }
 
-// What prolongs a lock beside the request has the request's context.
+// A lock is prolonged beside the request with the request's context.
 func TestLeaseHasContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var with, without int

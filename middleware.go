@@ -62,7 +62,7 @@ type Manager struct {
 // fails, the client gets Options.ErrorHandler's answer instead of next's, and next's writes return an error. Of the header
 // that next and middleware within have set, what lets a browser read that answer stays: CORS, HSTS, CSP and other policies,
 // Vary, a request ID. Set anything else that errors are to have outside.
-// What next changes later is saved when it returns, or by Session.Save.
+// Later changes are saved when next returns, or by Session.Save.
 //
 // A panic of next drops what is not committed yet, and goes on up, but for http.ErrAbortHandler after a failed commit,
 // which would cut off ErrorHandler's answer.
@@ -75,9 +75,9 @@ type Manager struct {
 // The request that next gets is a copy. The Pattern, path values and parsed forms that it is given there are in the
 // original as well when Handler returns, for middleware outside.
 //
-// A handler that hijacks the connection and writes the header itself finds the cookie for a new session or a new
-// key in the "Set-Cookie" of the ResponseWriter's Header, or the token in Options.TokenHeader, and has to send it. The periodic renewal waits for another
-// request then, as it does when the client has hung up or http.TimeoutHandler has answered.
+// A handler that hijacks the connection and writes the header itself finds the cookie for a new session or a new key in the
+// "Set-Cookie" of the ResponseWriter's Header, or the token in Options.TokenHeader, and has to send it. The periodic renewal
+// waits for another request then, as it does when the client has hung up or http.TimeoutHandler has answered.
 func (m *Manager) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.binder.serves(r) {
@@ -493,7 +493,7 @@ func (x *exchange) dropTrailers() {
 	})
 }
 
-// abort drops what is not committed yet. What Save committed still gets its cookie, if somebody above answers. It
+// abort drops what is not committed yet. A commit by Save still gets its cookie, if somebody above answers. It
 // reports whether the error handler has answered.
 func (x *exchange) abort() bool {
 	x.mu.Lock()

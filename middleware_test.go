@@ -274,7 +274,7 @@ func TestLateChanges(t *testing.T) {
 	}
 }
 
-// What needs a cookie is refused once the header has left, and leaves nothing in the store.
+// A change that needs a cookie is refused once the header has left, and leaves nothing in the store.
 func TestTooLate(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -838,7 +838,7 @@ func TestFromContextInGoroutines(t *testing.T) {
 	}
 }
 
-// Who prints a request's context sees nothing of the session in it.
+// A request's context that is printed shows nothing of the session in it.
 func TestContextPrintsNoSecrets(t *testing.T) {
 	m := newManager(t, session.NewMemoryStore(), nil)
 	value, _ := begin(t, m)
@@ -934,7 +934,7 @@ func TestUploadsAreRemoved(t *testing.T) {
 	}
 }
 
-// What ServeMux, other routers and net/http put into the request is there for middleware outside, as it is without the
+// Values that ServeMux, other routers and net/http put into the request are there for middleware outside, as it is without the
 // manager: access logs, metrics and traces name their routes by it.
 func TestRequestComesBack(t *testing.T) {
 	const form = "application/x-www-form-urlencoded"

@@ -52,7 +52,7 @@ type Migration struct {
 	// body nor use the Manager, and is called by several goroutines, also for the same session.
 	Load func(r *http.Request) (*OldSession, error)
 	// End ends the session behind the request's old cookie in the old system, for good. It is called once the session
-	// has moved, or was ended or regenerated instead, and the same rules hold for it. That there is no such session
+	// has moved, or was ended or regenerated instead, and the same rules hold for it. A missing session
 	// is no error. Nil means that there is nothing to end: the old system keeps its sessions in the cookie.
 	End func(r *http.Request) error
 }

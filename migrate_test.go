@@ -247,7 +247,7 @@ func TestMigration(t *testing.T) {
 	})
 }
 
-// What leads to no session of the old system costs nobody anything.
+// A cookie that leads to no session of the old system costs nobody anything.
 func TestMigrationOfNothing(t *testing.T) {
 	ticket := newOldSystem().sessions["ticket"]
 	tests := map[string]struct {

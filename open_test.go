@@ -241,7 +241,7 @@ func TestOpenPaths(t *testing.T) {
 	}
 }
 
-// What is left out of a URL has its usual value. The port of MongoDB is left to the driver.
+// A part left out of a URL has its usual value. The port of MongoDB is left to the driver.
 func TestOpenDefaults(t *testing.T) {
 	for _, test := range []struct{ rawURL, addr string }{
 		{"mysql://u:p@/db", "127.0.0.1:3306"}, {"mariadb:///db", "127.0.0.1:3306"}, {"mysql://u@[::1]/db", "[::1]:3306"}, {"mysql://u:p@:1/db", "127.0.0.1:1"},

@@ -83,8 +83,8 @@ type Options struct {
 	// for a session whose own idle timeout is not longer, a tenth of that applies.
 	TouchInterval time.Duration
 
-	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds. What looks at all
-	// sessions of a user, or ends them, such as a login beyond MaxSessionsPerUser, has as much for each of them. The
+	// StoreTimeout bounds the time that loading or committing a session takes; 0 means 5 seconds. An operation on
+	// all sessions of a user, such as a login beyond MaxSessionsPerUser, has as much for each of them. The
 	// store's context may end up to a 64th of it earlier.
 	StoreTimeout time.Duration
 	// MaxSize is the size in bytes that a session's record must not exceed, 1 KiB at least; 0 means 1 MiB. Beside the values and
@@ -99,7 +99,7 @@ type Options struct {
 	// EncryptAtRest encrypts what the store holds of a session with AES-256-GCM, under a key that is derived from
 	// the secret and the client's cookie: a copy of the store, a backup of it, or its operator reads nothing of it
 	// without both, and can exchange nothing between records, but can put back what the same record held before. The
-	// lists of users' sessions are encrypted under the secret alone. What stays readable is which cookies a record
+	// lists of users' sessions are encrypted under the secret alone. Two things stay readable: which cookies a record
 	// accepts, by hashes and times, and when a session ended. False stores values as they are. To switch it on logs
 	// everybody out, since nothing that is not encrypted is trusted any more; to switch it off does not.
 	EncryptAtRest bool

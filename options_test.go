@@ -170,7 +170,7 @@ func TestNewFaults(t *testing.T) {
 	}
 }
 
-// What is allowed at the edges.
+// Values that are allowed at the edges.
 func TestNewAccepts(t *testing.T) {
 	for name, opts := range map[string]*session.Options{
 		"nil":               nil,

@@ -16,8 +16,8 @@ import (
 // session back that ends meanwhile.
 //
 // fn is called once, on the goroutine of the caller, and must not use the session after it has returned. A Session.Save in
-// it saves early; Session.Destroy is End. What needs a cookie is refused with ErrHeaderSent: SetUser and Regenerate. What
-// SetIdleTimeout and SetPersistent ask for begins with the next use. A panic of fn drops what is not saved, and goes on up.
+// it saves early; Session.Destroy is End. SetUser and Regenerate need a cookie, and are refused with ErrHeaderSent.
+// SetIdleTimeout and SetPersistent take effect with the next use. A panic of fn drops what is not saved, and goes on up.
 //
 // Change returns the session's first failure. It wraps ErrNotFound if there is no such session or it has ended,
 // errors.ErrUnsupported if it is encrypted for its client, see Options.EncryptAtRest; it is ErrGone if the session ended

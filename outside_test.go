@@ -173,7 +173,7 @@ func TestChangeIsNoUse(t *testing.T) {
 	})
 }
 
-// What outside of a request cannot be done is refused, and what is encrypted stays closed.
+// Outside of a request some things are refused, and an encrypted session stays closed.
 func TestChangeRefuses(t *testing.T) {
 	store := session.NewMemoryStore()
 	v := newPlain(t, store, nil)
@@ -257,7 +257,7 @@ func TestChangeUnderLock(t *testing.T) {
 	}
 }
 
-// What a change saves is as long-lived as the session is by then: its client may have used it meanwhile.
+// A change leaves the session as long-lived as it is by then: its client may have used it meanwhile.
 func TestChangeKeepsTouches(t *testing.T) {
 	v := newPlain(t, session.NewMemoryStore(), &session.Options{RenewInterval: session.Never})
 	v.visit(func(s *session.Session) { s.Set("k", 1) })
@@ -383,7 +383,7 @@ func TestDoInParallel(t *testing.T) {
 	})
 }
 
-// What Save has saved stays, and its token comes back, whatever the call ends with.
+// A save by Save stays, and its token comes back, whatever the call ends with.
 func TestDoAfterSave(t *testing.T) {
 	for name, test := range map[string]struct {
 		end    func(*double.Store) error

@@ -14,11 +14,11 @@ import (
 	"example.com/session/internal/storetest"
 )
 
-// What a request gets whose session has ended, or whose key was replaced, depends on what ended it: nobody is locked out,
+// The answer to a request whose session has ended, or whose key was replaced, depends on what ended it: nobody is locked out,
 // and no straggler takes the place of the cookie of a login that just happened. This is each cell of the table that
 // says so, through the front door.
 func TestWhatLateRequestsGet(t *testing.T) {
-	// What becomes of the client's cookie.
+	// The fate of the client's cookie.
 	const (
 		keeps   = "keeps its cookie"
 		anew    = "gets a new session"
@@ -180,7 +180,7 @@ func plainManager(t *testing.T) *session.Manager {
 	return newManager(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never})
 }
 
-// What a record says to a cookie.
+// A record's answer to a cookie.
 func TestJudge(t *testing.T) {
 	m := plainManager(t)
 	const now, grace = 1_000_000_000, 30_000
@@ -327,14 +327,14 @@ func TestPlan(t *testing.T) {
 		{"that the client will hardly get", served("current", due, "change", "lost"), "save", due, nil},
 		{"that it cannot get", served("current", due, "change", "sent"), "save", due, nil},
 		{"that has failed once", quiet, "none", due, nil},
-		{"for who shows the one before", behind, "none", due, nil},
+		{"for a request that shows the one before", behind, "none", due, nil},
 		{"while one before is accepted", served("current", open, "", ""), "none", open, nil},
 		{"when it is no longer", served("current", closed, "", ""), "save", with(closed, 4, 3, 0, now), nil},
 		{"a confirmation with a save", served("current", unconfirmed, "change", ""), "save", with(unconfirmed, 3, 2, now+window, now-1000), nil},
 		{"with a touch", unused, "save", with(unconfirmed, 3, 2, now+window, now-1000), nil},
 		{"with a renewal that is due", served("current", unconfirmedDue, "", ""), "save", with(unconfirmedDue, 3, 2, now+window, now-240_000), nil},
 		{"with nothing", served("current", unconfirmed, "", ""), "none", unconfirmed, nil},
-		{"by who shows the one before", served("previous", unconfirmed, "change", ""), "save", unconfirmed, nil},
+		{"by a request that shows the one before", served("previous", unconfirmed, "change", ""), "save", unconfirmed, nil},
 		{"a count that the store has lost", ahead, "save", with(fresh, 9, 3, now+window, now), nil},
 		{"that a read does not save", aheadRead, "none", with(fresh, 9, 3, now+window, now), nil},
 		{"a touch", touch, "touch", none, nil},

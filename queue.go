@@ -31,7 +31,7 @@ const maxStreak = 8
 // maxYield bounds the pause for others.
 const maxYield = 50 * time.Millisecond
 
-// yield pauses after a streak. Who has the last one's record needs one step at the store, while another process
+// yield pauses after a streak. The next commit has the last one's record and needs one step at the store, while another process
 // needs two, look and save, and would never fit them in.
 func (h *handover) yield(ctx context.Context) {
 	if h.streak < maxStreak {

@@ -8,8 +8,8 @@ import (
 	"example.com/session/internal/codec"
 )
 
-// A session has one record from its first save until it has ended. What changes is the cookie that the record accepts,
-// see codec.Credential:
+// A session has one record from its first save until it has ended. The cookie that it accepts changes, see
+// codec.Credential:
 //
 //   - Renewal, from time to time: the cookie's count goes up. The one before is accepted until somebody has shown the
 //     new one, and for a window after that. So no answer that gets lost logs anybody out.
@@ -83,8 +83,8 @@ func (s *Session) Regenerate() {
 	}
 }
 
-// Destroy ends the session, on the server and in the client, to be called at logout (ASVS 5.0, 7.4.1). What it held is
-// gone at once; what is set afterwards begins another session. Requests in flight cannot bring it back.
+// Destroy ends the session, on the server and in the client, to be called at logout (ASVS 5.0, 7.4.1). Its values are
+// gone at once; a value that is set afterwards begins another session. Requests in flight cannot bring it back.
 //
 // If another request has logged in or called Regenerate meanwhile, the session lives on out of this one's reach, and
 // the client gets ErrGone's answer, not one that looks like a logout. If the response's header has left, the session

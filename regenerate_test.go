@@ -115,7 +115,7 @@ func TestDestroy(t *testing.T) {
 		wantStatus(t, old.visit(func(s *session.Session) { s.Set("k", 2) }), http.StatusConflict)
 		wantStatus(t, old.visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
 
-		// After the grace period the ID is merely unknown: who still sends it gets a session of its own.
+		// After the grace period the ID is merely unknown: a client that still sends it gets a session of its own.
 		time.Sleep(31 * time.Second)
 		res = old.visit(func(s *session.Session) {
 			if !s.IsNew() || !s.WasUnknown() {
@@ -193,7 +193,7 @@ func TestDestroyAtTheLastMoment(t *testing.T) {
 	})
 }
 
-// What is set after Destroy begins another session, in the same request.
+// A value that is set after Destroy begins another session, in the same request.
 func TestDestroyThenSet(t *testing.T) {
 	v := newVisitor(t, session.NewMemoryStore(), nil)
 	v.visit(func(s *session.Session) { s.Set("k", 1) })
@@ -498,7 +498,7 @@ func TestLongLivedHandlerOfEndedSession(t *testing.T) {
 	})
 }
 
-// What a cookie holds, computed anew: name, key and count, and a MAC that is good for one transport and one cookie name.
+// The contents of a cookie, computed anew: name, key and count, and a MAC that is good for one transport and one cookie name.
 func TestCookieValue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := session.NewMemoryStore()
@@ -541,7 +541,7 @@ func TestCookieValue(t *testing.T) {
 	})
 }
 
-// What the life of a session costs at the store, on every store: a renewal is the request's load and one save, with one look
+// The cost of a session's life at the store, on every store: a renewal is the request's load and one save, with one look
 // at the user's index where somebody is logged in; a login and a logout are one save, with a look at the index and a save of
 // it.
 func TestCallsOfALife(t *testing.T) {

@@ -600,7 +600,7 @@ func TestResponseThatCannot(t *testing.T) {
 					t.Fatalf("%s, header %v", res.Status, res.Header)
 				}
 				if then == "set" {
-					// What waits for a cookie that arrives, waits no longer.
+					// A wait for a cookie ends when it arrives.
 					if err := m.Age(t.Context(), cookieValue(line), 2*time.Hour); err != nil {
 						t.Fatal(err)
 					}
@@ -639,7 +639,7 @@ type hijackFails struct{ http.ResponseWriter }
 
 func (hijackFails) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errFake }
 
-// What a handler does to the header after it has failed does not get into the error handler's answer, not even where
+// A handler's changes of the header after it has failed do not get into the error handler's answer, not even where
 // something outside keeps that back.
 func TestHeaderAfterFailure(t *testing.T) {
 	m := newManager(t, double.New(session.NewMemoryStore(), double.Fail(errDown, double.Save)), &session.Options{Logger: quiet})

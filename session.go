@@ -156,7 +156,7 @@ func (s *Session) update(key string, fn update) {
 	c.update(key, fn)
 }
 
-// Delete removes the values under the keys. That there are none is no error.
+// Delete removes the values under the keys. Missing ones are no error.
 func (s *Session) Delete(keys ...string) {
 	c := s.change()
 	defer s.mu.Unlock()
@@ -250,7 +250,7 @@ func (s *Session) Err() error {
 func (s *Session) Save(ctx context.Context) error { return s.core.origin.commit(ctx) }
 
 // Changed reports whether this request has changed the session, saved or not yet: its values, user, timeouts or key, or
-// that it ends. What makes no difference is no change, nor is the periodic renewal. It loads nothing.
+// that it ends. A change that makes no difference does not count, nor does the periodic renewal. It loads nothing.
 func (s *Session) Changed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -153,7 +153,7 @@ func TestDictionary(t *testing.T) {
 	})
 }
 
-// What a request costs at the store: nothing if it does not use the session, one load if it reads, one load and
+// The cost of a request at the store: nothing if it does not use the session, one load if it reads, one load and
 // one save if it changes something.
 func TestStoreCalls(t *testing.T) {
 	store := double.New(session.NewMemoryStore())
@@ -255,7 +255,7 @@ func TestAccessors(t *testing.T) {
 	})
 }
 
-// Who made a session is told at once, and later it is still that: of the agent 256 bytes, and no part of a character.
+// The maker of a session is told at once, and stays the same: of the agent 256 bytes, and no part of a character.
 func TestCreator(t *testing.T) {
 	for agent, want := range map[string]string{
 		"":                                 "",

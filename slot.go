@@ -49,7 +49,7 @@ type conflictError struct{ look error }
 func (e *conflictError) Error() string { return ErrConflict.Error() }
 func (e *conflictError) Unwrap() error { return ErrConflict }
 
-// load looks at the record. That there is none is no error.
+// load looks at the record. A missing one is no error.
 func (sl *slot) load(ctx context.Context) error {
 	rec, err := sl.m.load(ctx, sl.id)
 	if errors.Is(err, ErrNotFound) {
@@ -95,9 +95,10 @@ func (sl *slot) retry(ctx context.Context, write writeID, attempt func(try int) 
 	}
 }
 
-// save saves data, which bears the write, after what the slot has, and then has that. It returns true if the reply was
-// lost and others have saved since: the slot then has what they saved. Neither the store nor a client library that sends again by itself can tell a conflict with another
-// writer from one with this very save. An error that is no *conflictError leaves open whether it was applied.
+// save saves data, which bears the write, after what the slot has, and then has that. It returns true if the reply was lost
+// and others have saved since: the slot then has what they saved. Neither the store nor a client library that sends again by
+// itself can tell a conflict with another writer from one with this very save. An error that is no *conflictError leaves
+// open whether it was applied.
 func (sl *slot) save(ctx context.Context, data []byte, expires time.Time, write writeID) (overtaken bool, err error) {
 	rec := Record{Version: sl.rec.Version, cas: sl.rec.cas, Expires: expires, Data: data}
 	return sl.send(ctx, rec, func() bool { return sl.bears(write) })

@@ -381,7 +381,7 @@ func (d *connDialer) DialContext(ctx context.Context, network, address string) (
 	return c, nil
 }
 
-// drop closes the connections that were made before: they lead to a server that is no longer the one that is meant. Who uses
+// drop closes the connections that were made before: they lead to a server that is no longer the one that is meant. A call on
 // one gets an error, and the client makes new ones.
 func (d *connDialer) drop(before time.Time) {
 	d.mu.Lock()
@@ -409,7 +409,7 @@ func (c *dialedConn) drop() {
 	c.Close()
 }
 
-// Read is that of net.Conn. What was dropped looks as if the server had ended it: clients know what to do then.
+// Read is that of net.Conn. A dropped connection looks as if the server had ended it: clients know what to do then.
 func (c *dialedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if err != nil && c.dropped.Load() {

@@ -260,7 +260,7 @@ func TestLogoutOnFullDisk(t *testing.T) {
 	}
 }
 
-// What has returned outlives a loss of power: a copy of the device has it, of which the file system has not written back
+// A call that has returned outlives a loss of power: a copy of the device has it, of which the file system has not written back
 // anything that nobody asked for.
 func TestPowerLoss(t *testing.T) {
 	for scheme, open := range map[string]func(path string) (session.StoreCloser, error){

@@ -603,7 +603,7 @@ func memcacheTTL(t *testing.T, addr, key string) int {
 	return seconds
 }
 
-// One server of several is enough to start with. What is on those that do not answer fails, and says where.
+// One server of several is enough to start with. Calls for records on the others fail, and say where.
 func TestMemcacheDeadServer(t *testing.T) {
 	a, b := servertest.Memcached(t).Addrs[0], servertest.Start(t, servertest.KindMemcached).Addrs[0]
 	for _, test := range []struct{ hosts, dead string }{

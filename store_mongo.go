@@ -316,7 +316,7 @@ const mongoPoolSize = 20
 
 // mongoCall calls f. Where the server says that it is not the primary, the connections may lead to a server that was: the
 // driver keeps them, and behind a name or a proxy nothing else would show where the primary is now. So a store that has
-// made them drops all, and calls f again. What was under way on those is called again, too; to repeat a save that had taken
+// made them drops all, and calls f again. Calls under way on those are repeated, too; to repeat a save that had taken
 // effect makes it a conflict.
 func mongoCall[T any](ctx context.Context, s *MongoStore, f func() (T, error)) (T, error) {
 	const tries = 10 // one finds out, and several may get connections that were dropped

@@ -26,7 +26,7 @@ import (
 // the file: PRAGMA journal_mode=WAL, once, is enough. The modes DELETE, TRUNCATE and PERSIST do as well, at several times
 // the cost. OFF and MEMORY are refused: with those, a process that is killed can leave a file that is of no use.
 //
-// What a call has done outlives the end of the process, however it ends. It outlives a loss of power as well in WAL with
+// A call that has returned outlives the end of the process, however it ends. It outlives a loss of power as well in WAL with
 // synchronous=FULL, which is SQLite's default, and in the other modes with EXTRA. With less, a loss of power can bring back
 // sessions as they were some moments before, and with OFF it can damage the file.
 //
@@ -228,7 +228,7 @@ func (s *SQLiteStore) change(ctx context.Context, doing string, run, small func(
 		}
 		os.Truncate(s.spare, 0)
 		defer s.keepSpare()
-		// What is in the log goes to its places in the file, which may have to grow for that. The log can then begin anew.
+		// The log's pages go to their places in the file, which may have to grow for that. The log can then begin anew.
 		s.db.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
 		if n, again := small(); again == nil {
 			return n, nil

@@ -11,7 +11,7 @@ import (
 
 var _ sqlStore = (*session.SQLiteStore)(nil)
 
-// What a SQLiteStore does is tested in internal/sqlite, which has drivers. This is what needs none.
+// SQLiteStore is tested in internal/sqlite, which has drivers. These tests need none.
 func TestSQLiteNames(t *testing.T) {
 	for _, name := range append(badTableNames(), "main.sessions") {
 		if schema, err := session.SQLiteSchema(name); err == nil {

@@ -451,7 +451,7 @@ func TestClearSiteData(t *testing.T) {
 	}
 }
 
-// What a browser is told to clear is told once, and the error of a manager around takes it back no more than the cookie.
+// A browser is told once what to clear, and the error of a manager around takes it back no more than the cookie.
 func TestClearSiteDataIsToldOnce(t *testing.T) {
 	store := double.New(session.NewMemoryStore())
 	outer := newManager(t, store, &session.Options{Cookie: session.Cookie{Name: "outer"}, Logger: quiet})

@@ -9,7 +9,7 @@ import (
 
 // SetUser says who is logged in, to be called once the password, or whatever proves it, was checked. It gives the
 // session a new key, as Regenerate does, begins its absolute timeout anew, and makes it one of the user's sessions,
-// see Manager.Sessions. Who logs in again, for something sensitive, keeps the place among them. The user is any
+// see Manager.Sessions. A user who logs in again, for something sensitive, keeps the place among them. The user is any
 // string that names one in the application, best an ID that never changes; empty means nobody, makes the session one
 // of nobody's, and leaves the absolute timeout as it is.
 //

@@ -234,7 +234,7 @@ func TestMaxSessionsPerUser(t *testing.T) {
 	})
 }
 
-// Who logs in again keeps the place among the user's sessions: it costs nobody a session, and ends none.
+// A user who logs in again keeps the place among the user's sessions: it costs nobody a session, and ends none.
 func TestLoginAgain(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -313,8 +313,8 @@ func TestLoginTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// Two clicks on "confirm your password" that meet different processes at the same time: both sessions that come of it are in the user's list, so that
-// whoever ends them reaches both.
+// Two clicks on "confirm your password" that meet different processes at the same time: both sessions that come of it are in
+// the user's list, so that whoever ends them reaches both.
 func TestConfirmTwiceAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := double.New(session.NewMemoryStore())
@@ -425,7 +425,7 @@ func TestEndSessionAgain(t *testing.T) {
 	}
 }
 
-// Two processes, each with a cache that may be a minute behind: who ends sessions misses none that began meanwhile.
+// Two processes, each with a cache that may be a minute behind: an end of sessions misses none that began meanwhile.
 func TestUserSessionsBehindCaches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := session.NewMemoryStore()

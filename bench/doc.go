@@ -7,7 +7,7 @@
 // A case is one kind of request on one backend. All contestants of a case take turns, round after round, so that
 // whatever else the machine does meets all of them; what is reported is the median of the rounds, and of the
 // ratios within each round. Each line has, separated by tabs: the case, our figure, the other's name, its figure, the
-// unit, and the ratio, which is above 1 where this library is better. What "make bench" finds goes to results/ as well,
+// unit, and the ratio, which is above 1 where this library is better. The results of "make bench" go to results/ as well,
 // as JSON and as the charts of the README.
 //
 // Requests to sessions in memory are measured in processor time, the garbage collector's included; those to files by

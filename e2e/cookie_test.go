@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// What the browser stored is what was meant.
+// The browser stored what was meant.
 func TestCookieAttributes(t *testing.T) {
 	secure, plain := example(t, "login").site, exampleHTTP(t, "login").site
 	for _, test := range []struct {
@@ -100,7 +100,7 @@ func TestSecureAtLocalhost(t *testing.T) {
 	}
 }
 
-// What a sibling host plants is no session, and hides none.
+// A cookie planted by a sibling host is no session, and hides none.
 func TestPlantedCookie(t *testing.T) {
 	app := visits(t, nil)
 	s := serve(t, app)

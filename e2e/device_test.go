@@ -449,7 +449,7 @@ func TestDeviceStoreDown(t *testing.T) {
 	}
 }
 
-// Who follows a link from another site arrives logged in, once the browser has proven possession.
+// A user who follows a link from another site arrives logged in, once the browser has proven possession.
 func TestDeviceLinkFromAnotherSite(t *testing.T) {
 	a, b, _ := bound(t, nil)
 	elsewhere := serve(t, plain(`<a href="`+a.home()+`/article">read</a>`))

@@ -38,7 +38,7 @@ func (b *tab) ended() {
 	b.waitFor(`!document.querySelector("#ended").hidden && document.querySelector("#text").readOnly`)
 }
 
-// What is typed in one tab is saved, and shown in the other; a logout in one ends the streams of both.
+// Text typed in one tab is saved, and shown in the other; a logout in one ends the streams of both.
 func TestStreams(t *testing.T) {
 	for _, renew := range []string{"0", "1ms"} { // 1ms: the cookie is renewed as soon as it can be
 		t.Run("renew="+renew, func(t *testing.T) {

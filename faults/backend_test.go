@@ -242,7 +242,7 @@ func setPostgresReadOnly(tb testing.TB, s *servertest.Server, value string) {
 }
 
 // fillMemcached leaves no room for another item of the sizes that a session can have, and drainMemcached makes
-// room again. What was there before stays.
+// room again. The records before stay.
 func fillMemcached(tb testing.TB, s *servertest.Server) {
 	memcachedFillers(tb, s, func(conn net.Conn, r *bufio.Reader, size int) {
 		const atOnce = 100

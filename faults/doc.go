@@ -12,8 +12,8 @@
 //   - TestLostReply, TestLostReplyAndAnother and TestRandomResets: a save whose reply was lost counts exactly once.
 //   - TestProcesses: what two processes do to one session at the same time is all there.
 //
-// What is to take no longer than so many seconds is measured by a clock that stands still while the process is held
-// up, and what is to succeed has a minute for it. So the tests do not need a machine of their own.
+// A limit in seconds is measured by a clock that stands still while the process is held
+// up, and a call that is to succeed has a minute for it. So the tests do not need a machine of their own.
 //
 // It is a module of its own so that Toxiproxy is no requirement of whoever uses package session.
 package faults

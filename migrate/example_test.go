@@ -23,7 +23,7 @@ func ExampleSCS() {
 			s.User, _ = s.Values["user_id"].(string) // who is logged in, wherever the application kept that
 			s.AuthenticatedAt, _ = s.Values["login_time"].(time.Time)
 		}),
-		// What scs does by default, and session does not.
+		// As scs does by default, and session does not.
 		IdleTimeout: session.Never,
 		Cookie:      session.Cookie{Persistent: true},
 	})
@@ -43,7 +43,7 @@ func ExampleGorilla() {
 		Migration: migrate.Gorilla(old, "session-name", old.Options, func(s *session.OldSession) {
 			s.User, _ = s.Values["user_id"].(string)
 		}),
-		// What gorilla/sessions does by default, and session does not: thirty days after the last use.
+		// As gorilla/sessions does by default, and session does not: thirty days after the last use.
 		IdleTimeout:     30 * 24 * time.Hour,
 		AbsoluteTimeout: session.Never,
 		Cookie:          session.Cookie{Persistent: true},

@@ -23,7 +23,7 @@ import (
 // library, a session with a type that it does not know is none, and so it is here. The time when a session began is not known to the library, so it counts
 // from the move.
 //
-// What a CookieStore keeps cannot be ended there. Each value of the cookie can move once; one that was replaced
+// A session in a CookieStore cannot be ended there. Each value of the cookie can move once; one that was replaced
 // before, and that somebody copied, is good until its MaxAge, as it was. That a value has been used is remembered for
 // MaxAge, and for thirty days at least: so long do the library's codecs accept one, unless CookieStore.MaxAge or its like
 // says otherwise.

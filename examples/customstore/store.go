@@ -82,7 +82,7 @@ func (s *natsStore) look(ctx context.Context, id session.ID) (sequence uint64, r
 	return msg.Sequence, rec, nil
 }
 
-// Save is the rule that all else rests on: whoever saw the present version may write the next one. What has expired is replaced
+// Save is the rule that all else rests on: whoever saw the present version may write the next one. An expired record is replaced
 // at its number and not removed first, since somebody may have been quicker.
 func (s *natsStore) Save(ctx context.Context, id session.ID, rec session.Record) error {
 	for {
@@ -132,7 +132,7 @@ func encode(rec session.Record) []byte {
 	return append(b, rec.Data...)
 }
 
-// decode is the inverse of encode. What is no record is one of version 0, which counts as absent.
+// decode is the inverse of encode. Anything but a record is one of version 0, which counts as absent.
 func decode(b []byte) session.Record {
 	if len(b) < 16 {
 		return session.Record{}

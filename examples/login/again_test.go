@@ -199,7 +199,7 @@ func TestCrossOriginLogin(t *testing.T) {
 	})
 }
 
-// What comes fromElsewhere comes from a page of another site.
+// A request fromElsewhere comes from a page of another site.
 type fromElsewhere struct{ http.RoundTripper }
 
 func (f fromElsewhere) RoundTrip(r *http.Request) (*http.Response, error) {

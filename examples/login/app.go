@@ -99,8 +99,8 @@ func (a *app) freshly(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// form is for what a form of a member's sends: each has a token, good for one time and for the session it was made for. Who comes
-// without a valid one is sent to the page, where the form is.
+// form is for what a form of a member's sends: each has a token, good for one time and for the session it was made for. A request
+// without a valid one is sent to the page of the form.
 func (a *app) form(page string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s := session.FromContext(r.Context())

@@ -157,7 +157,7 @@ func TestDevices(t *testing.T) {
 	})
 }
 
-// What the page says of a phone. The sessions are there as the test makes them, without a login.
+// The page's words for a phone. The sessions are there as the test makes them, without a login.
 func TestDevicesPage(t *testing.T) {
 	a, err := newApp(session.NewMemoryStore(), []byte(strings.Repeat("s", 32)), newAccounts(1), true, 0, 5*time.Minute)
 	if err != nil {
@@ -243,7 +243,7 @@ func TestPassword(t *testing.T) {
 	})
 }
 
-// What is sensitive asks a browser without a device key for the password, and one with a key for a proof.
+// A sensitive page asks a browser without a device key for the password, and one with a key for a proof.
 func TestData(t *testing.T) {
 	site(t, func(t *testing.T, newBrowser func() *browser) {
 		b := newBrowser()

@@ -1,7 +1,7 @@
 // Login is a web application with accounts: log in, stay logged in, see your devices and log them out, change the
 // password. Run it, open the address that it prints, and log in with what it prints.
 //
-// It is complete in what has to do with sessions. What a public site needs beside them is left out: signing up,
+// It is complete in what has to do with sessions. A public site needs more, which is left out: signing up,
 // resetting a lost password, a second factor, and a limit to the rate of attempts.
 package main
 

@@ -41,7 +41,7 @@ func (m *metrics) observe(_ context.Context, e session.Event) {
 	case session.EventStore:
 		m.calls.Add(e.Op, 1)
 		m.seconds.AddFloat(e.Op, e.Duration.Seconds())
-		// That nothing is there, or that another was first, is an answer.
+		// "Nothing is there" and "another was first" are answers, too.
 		if e.Err != nil && !errors.Is(e.Err, session.ErrNotFound) && !errors.Is(e.Err, session.ErrConflict) {
 			m.failed.Add(e.Op, 1)
 		}

@@ -43,7 +43,7 @@ var stores = []struct {
 //     the other. A sweep removes what has expired for the process that sweeps.
 //   - Renewal leads to one cookie, and the one before keeps working until that has been shown, whatever the clocks say;
 //     after that for RenewGrace at least, since the window allows for the difference.
-//   - A lock is taken over a minute early or late. Who has lost it saves nothing.
+//   - A lock is taken over a minute early or late. The holder who lost it saves nothing.
 func TestClocksThatDiffer(t *testing.T) {
 	bin := build(t)
 	tests := []struct {
@@ -102,7 +102,7 @@ func testUpdates(t *testing.T, s *site) {
 	}
 }
 
-// What one process ends, whether it is due for renewal or not, a request in flight at the other does not bring back.
+// A session that one process ends, due for renewal or not, is not brought back by a request in flight at the other.
 func testEnded(t *testing.T, s *site) {
 	for _, age := range []time.Duration{0, 6 * time.Minute} {
 		for _, step := range []string{"destroy", "regenerate"} {
@@ -236,7 +236,7 @@ func testRenewal(t *testing.T, s *site) {
 		}
 	}
 
-	// What the new one was shown in, at either, begins the window.
+	// The request that showed the new one, at either, begins the window.
 	for _, confirming := range []*process{one, other} {
 		cookie := begun.begin()
 		next := one.want("renewal", one.do(cookie, "hit"), http.StatusOK, 2).Cookie

@@ -88,7 +88,7 @@ func alikeBodies(a, b codec.Body) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// What a credential does not have takes no room: most sessions have one key, and many nobody who is logged in.
+// Missing parts of a credential take no room: most sessions have one key, and many nobody who is logged in.
 func TestRoomOfCredentials(t *testing.T) {
 	size := func(cred codec.Credential) int {
 		cred.Key = codec.KeyHash{1}

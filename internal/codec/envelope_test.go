@@ -55,7 +55,7 @@ func cipher(secret string, name, key byte) *codec.Cipher {
 	return codec.NewSessionCipher([]byte(secret), &[16]byte{name}, &[16]byte{key})
 }
 
-// What is put into an envelope comes out of it, and out of no other one's.
+// The contents of an envelope come out of it, and out of no other one's.
 func TestEnvelope(t *testing.T) {
 	for name, r := range records() {
 		got, err := codec.Open(id, r.data)

@@ -39,7 +39,7 @@ func newDecMode(twice cbor.DupMapKeyMode) cbor.DecMode {
 		UTF8:            cbor.UTF8DecodeInvalid, // a Go string holds any bytes
 		DefaultMapType:  reflect.TypeFor[map[any]any](),
 		TextUnmarshaler: cbor.TextUnmarshalerTextString,
-		// What was encoded must decode, so the library's limits are out of the way; the size of a record is
+		// Every encoded value must decode, so the library's limits are out of the way; the size of a record is
 		// limited instead.
 		MaxArrayElements: math.MaxInt32,
 		MaxMapPairs:      math.MaxInt32,

@@ -169,7 +169,7 @@ func keptAs[T any](v T) func() ([]byte, any, error) {
 	}
 }
 
-// What a key of a type takes, it gives back, and says at once what it does not take.
+// A key of a type gives back each value that it takes, and refuses others at once.
 func TestValuesComeBackAsTheirType(t *testing.T) {
 	n, zero, one := 1, time.Time{}, new(big.Float)
 	one.SetPrec(300).SetString("1.23456789012345678901234567890123456789")
@@ -284,7 +284,7 @@ func alike(a, b any) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-// What is set without a type comes back without one, or is refused.
+// A value that is set without a type comes back without one, or is refused.
 func TestValuesComeBackWithoutType(t *testing.T) {
 	n, none := 1, []int(nil)
 	cycle := &node{N: 1}

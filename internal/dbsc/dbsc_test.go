@@ -82,7 +82,7 @@ func (d device) headerRS256() string {
 	return `{"alg":"RS256","jwk":` + jwkRSA(&d.rsa.PublicKey) + `,"typ":"dbsc+jwt"}`
 }
 
-// What browsers send is accepted, at registration and later, and the key comes back from its bytes.
+// Proofs of browsers are accepted, at registration and later, and the key comes back from its bytes.
 func TestProofs(t *testing.T) {
 	d := newDevice()
 	for _, test := range []struct {
@@ -109,7 +109,7 @@ func TestProofs(t *testing.T) {
 	}
 }
 
-// What is no proof is refused, or signed by no key.
+// Anything but a proof is refused, or signed by no key.
 func TestRefusedProofs(t *testing.T) {
 	d := newDevice()
 	small, err := rsa.GenerateKey(rand.Reader, 2040)

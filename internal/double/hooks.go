@@ -42,7 +42,7 @@ func Before(f func(context.Context, *Call) error, ops ...Op) Hook {
 	}, ops...)
 }
 
-// After has f called with what the store returned. What f returns the caller gets.
+// After has f called with what the store returned. The caller gets f's result.
 func After(f func(context.Context, *Call, error) error, ops ...Op) Hook {
 	return On(func(ctx context.Context, c *Call, next func(context.Context) error) error {
 		return f(ctx, c, next(ctx))

@@ -267,7 +267,7 @@ type late struct {
 	rec   session.Record
 }
 
-// make makes the call. What has expired in the bubble's time is gone, though a server may not know yet.
+// make makes the call. A record that has expired in the bubble's time is gone, though a server may not know yet.
 func (l *ledger) make(c *call) {
 	before, had := l.records[c.id]
 	expired := had && !before.Live(time.Now())

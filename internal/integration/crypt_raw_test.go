@@ -32,7 +32,7 @@ import (
 	"example.com/session/internal/storetest"
 )
 
-// What each store keeps, read by the server's own client or from the file system, holds nothing of a session with
+// The bytes in each store, read by the server's own client or from the file system, holds nothing of a session with
 // EncryptAtRest, and all of it without; but in neither case what a cookie is made of.
 func TestEncryptAtRestRawBytes(t *testing.T) {
 	storetest.EachShared(t, storetest.OneProcess, func(t *testing.T, kind storetest.Kind) {

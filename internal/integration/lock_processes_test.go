@@ -82,7 +82,7 @@ func openLocking(lease time.Duration) ([2]*session.Manager, error) {
 	return managers, err
 }
 
-// A holder that is killed delays the others until its lease ends, and no longer. What it did not save is not there.
+// A holder that is killed delays the others until its lease ends, and no longer. Changes that it did not save are not there.
 func TestLockHolderKilled(t *testing.T) {
 	storetest.EachShared(t, storetest.Processes, func(t *testing.T, kind storetest.Kind) {
 		place := kind.Place(t)

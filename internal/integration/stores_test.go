@@ -26,7 +26,7 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// What is counted are the sessions that live, of all managers, and none of the other records that are kept: the marks of those
+// Counted are the sessions that live, of all managers, and none of the other records that are kept: the marks of those
 // that ended, the lists of users' sessions, locks.
 func TestCountSessions(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, newStore func(*testing.T) session.Store) {

@@ -20,7 +20,7 @@
 // MySQL is a mysqld on PATH, or the one that install.sh fetched into the cache directory.
 //
 // MongoDB is a mongod if one is on PATH, and otherwise mongo-java-server, an implementation of its protocol in
-// Java that keeps everything in memory. What mongo-java-server lacks or does otherwise, tests cannot see.
+// Java that keeps everything in memory. Tests cannot see where mongod differs from it.
 package servertest
 
 import (
@@ -103,8 +103,9 @@ func Redis(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedis) }
 // rediss://127.0.0.1:PORT/0?skip_verify=true. It skips or fails the test as Redis does.
 func RedisTLS(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisTLS) }
 
-// RedisCluster returns the shared Redis Cluster of three masters, each with a replica. Its URL names the masters, which
-// come first in Addrs, before their replicas: redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as Redis does.
+// RedisCluster returns the shared Redis Cluster of three masters, each with a replica. Its URL names the masters, which come
+// first in Addrs, before their replicas: redis://HOST:PORT?addr=HOST:PORT&addr=HOST:PORT. It skips or fails the test as
+// Redis does.
 func RedisCluster(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedisCluster) }
 
 // RedisSentinel returns the shared Sentinel, with the primary and the replica that it watches. Its URL names it and
@@ -137,7 +138,7 @@ func MongoDB(tb testing.TB) *Server { tb.Helper(); return share(tb, KindMongoDB)
 // the test's output. args are appended to its command line (to that of each node of a cluster). It skips or
 // fails the test as Redis does.
 //
-// What a client was told is written survives Kill and Restart(false), except in Memcached and mongo-java-server,
+// A write that a client was told of survives Kill and Restart(false), except in Memcached and mongo-java-server,
 // which have nothing on disk.
 func Start(tb testing.TB, kind Kind, args ...string) *Server {
 	tb.Helper()

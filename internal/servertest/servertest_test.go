@@ -168,7 +168,7 @@ func TestRestartPortTaken(t *testing.T) {
 	s.Restart(true)
 }
 
-// What another program answers must not count for a server that has not come up.
+// An answer of another program must not count for a server that has not come up.
 func TestListens(t *testing.T) {
 	s := Start(t, KindRedis)
 	n := s.group.nodes[0]

@@ -15,7 +15,7 @@ const (
 	signalKill     = syscall.SIGKILL
 )
 
-// signal sends a signal to one process. That it has ended is no error.
+// signal sends a signal to one process. A process that has ended is no error.
 func signal(pid int, sig syscall.Signal) error {
 	if err := syscall.Kill(pid, sig); !errors.Is(err, syscall.ESRCH) {
 		return err

@@ -58,7 +58,8 @@ func testFullDisk(t *testing.T, d Driver) {
 	}
 }
 
-// fillAndEnd fills what room there is to be on a disk with records of that size, and puts small ones in their places, up to the last version.
+// fillAndEnd fills what room there is to be on a disk with records of that size, and puts small ones in their places, up to
+// the last version.
 func fillAndEnd(t *testing.T, disk string, store *session.SQLiteStore, room, size int, last uint64) {
 	t.Helper()
 	save := func(id session.ID, version uint64, size int) error {
@@ -109,7 +110,7 @@ func fillAndEnd(t *testing.T, disk string, store *session.SQLiteStore, room, siz
 	}
 }
 
-// What has returned outlives a loss of power, with the settings for that.
+// A call that has returned outlives a loss of power, with the settings for that.
 func testPowerLoss(t *testing.T, d Driver) {
 	for journal, synchronous := range map[string]string{"WAL": "FULL", "DELETE": "EXTRA"} {
 		t.Run(journal, func(t *testing.T) {

@@ -100,7 +100,7 @@ func testDamagedRows(t *testing.T, d Driver) {
 	}
 }
 
-// What exceeds the connections' limit is told as such, and leaves what was there.
+// A record beyond the connections' limit is told as such, and leaves the one before.
 func testTooLarge(t *testing.T, d Driver) {
 	db := d.open(t, newPath(t), fast...)
 	db.SetMaxOpenConns(1)

@@ -159,7 +159,7 @@ func testOpenAtOnce(t *testing.T, d Driver) {
 	all.Wait()
 }
 
-// What could not keep a session is refused, with what to do.
+// A database that could not keep a session is refused, with advice.
 func testRefused(t *testing.T, d Driver) {
 	for _, test := range []struct {
 		path     string
@@ -183,7 +183,7 @@ func testRefused(t *testing.T, d Driver) {
 	}
 }
 
-// What cannot be written can be read, and whoever wants to write is told what to do.
+// A database that cannot be written can be read, and writers are told what to do.
 func testReadOnly(t *testing.T, d Driver) {
 	path := newPath(t)
 	db := d.open(t, path, fast...)
@@ -208,7 +208,7 @@ func testReadOnly(t *testing.T, d Driver) {
 	}
 }
 
-// What is no database, or cannot be opened, is told with what to do.
+// The error for a file that is no database, or cannot be opened, says what to do.
 func testNoDatabase(t *testing.T, d Driver) {
 	path := newPath(t)
 	if err := os.WriteFile(path, []byte(strings.Repeat("text, or what is encrypted. ", 1000)), 0o600); err != nil {
@@ -305,7 +305,7 @@ func testLockedForLong(t *testing.T, d Driver) {
 	})
 }
 
-// Who waits goes on when the lock is gone.
+// A waiting call goes on when the lock is gone.
 func testUnlocked(t *testing.T, d Driver) {
 	for _, timeout := range []string{"0", "60000"} {
 		path := newPath(t)

@@ -28,7 +28,7 @@ func (c Children) Main(m *testing.M) int {
 	return 0
 }
 
-// Child returns a command, not started, that runs this program again as the child process of that name. What follows
+// Child returns a command, not started, that runs this program again as the child process of that name. The rest
 // are environment variables, as in NAME=value. The process is killed when the test ends.
 func Child(t *testing.T, name string, env ...string) *exec.Cmd {
 	t.Helper()
