@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -109,7 +110,7 @@ func (c *core) run(ctx context.Context, h header, p plan) error {
 			return c.attempt(ctx, h, &p, write, try > 1)
 		})
 		if tries > 1 && (err == nil || !errors.Is(err, ErrConflict)) {
-			c.m.observe(ctx, Event{Kind: EventConflict, ID: c.slot.id, Count: tries})
+			c.tell(ctx, Event{Kind: EventConflict, ID: cmp.Or(c.slot.id, c.own), Count: tries})
 		}
 		if found && err == nil {
 			err = c.done(ctx, &p, true, nil)
@@ -218,7 +219,7 @@ func (c *core) take(ctx context.Context, p *plan, write writeID) error {
 		return c.move(ctx)
 	}
 	if errors.Is(p.err, ErrGone) {
-		c.m.observe(ctx, Event{Kind: EventStaleWrite, ID: c.own, Err: p.err})
+		c.tellStale(ctx, c.own)
 	}
 	return p.err
 }
@@ -233,7 +234,7 @@ func (c *core) touch(ctx context.Context) error {
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
 		// Somebody else saved or ended the session. There is nothing of ours in it to save.
 	default:
-		c.m.observe(ctx, Event{Kind: EventLost, ID: c.slot.id, Op: "touch", Err: err})
+		c.tell(ctx, Event{Kind: EventLost, Op: "touch", Err: err})
 	}
 	c.quiet = true
 	return nil
@@ -299,7 +300,7 @@ func (c *core) registered(ctx context.Context, s step, d *reading) error {
 		}
 		a := announcement{id: c.slot.id, login: *login, body: &d.body, requires: c.entry, newcomer: true}
 		if err := c.m.announce(ctx, &a); err != nil {
-			return c.whyNot(ctx, err)
+			return c.whyNot(ctx, c.slot.id, err)
 		}
 		c.entry = *login
 	case stepRenew:
@@ -309,7 +310,7 @@ func (c *core) registered(ctx context.Context, s step, d *reading) error {
 		case errors.Is(err, errEnding):
 			return c.endAsListed(ctx)
 		case err != nil: // a list that is out of reach keeps nobody from working
-			c.m.observe(ctx, Event{Kind: EventLost, ID: c.slot.id, Op: "index", Err: err})
+			c.tell(ctx, Event{Kind: EventLost, Op: "index", Err: err})
 		}
 	}
 	return nil
@@ -324,7 +325,7 @@ func (c *core) endAsListed(ctx context.Context) error {
 		return err
 	}
 	if first {
-		c.m.observe(ctx, Event{Kind: EventEnded, ID: c.slot.id, Reason: ReasonRevoked})
+		c.tell(ctx, Event{Kind: EventEnded, Reason: ReasonRevoked})
 		c.own, c.lost, c.removed = c.slot.id, true, true
 		c.visit(place{phase: revoked})
 		return nil
@@ -341,13 +342,24 @@ func (c *core) endAsListed(ctx context.Context) error {
 	return nil
 }
 
-// whyNot is what a login gets that the index refuses.
-func (c *core) whyNot(ctx context.Context, err error) error {
-	if errors.Is(err, errEnding) {
-		c.m.observe(ctx, Event{Kind: EventStaleWrite, ID: c.slot.id, Err: ErrGone})
+// whyNot is what a login to the session under the ID gets that the index refuses.
+func (c *core) whyNot(ctx context.Context, id ID, err error) error {
+	switch {
+	case errors.Is(err, errEnding):
+		c.tellStale(ctx, id)
 		return ErrGone
+	case errors.Is(err, ErrTooManySessions):
+		c.tell(ctx, Event{Kind: EventLoginRefused, ID: id, User: c.user(), Reason: ReasonLimit, Err: err})
 	}
 	return err
+}
+
+// tellStale tells of a change, or of a login, to a session that has ended or is about to.
+func (c *core) tellStale(ctx context.Context, id ID) {
+	c.tell(ctx, Event{Kind: EventStaleWrite, ID: id, User: string(c.before), Err: ErrGone})
+	if c.wants().login {
+		c.tell(ctx, Event{Kind: EventLoginRefused, ID: id, User: c.user(), Reason: ReasonRevoked, Err: ErrGone})
+	}
 }
 
 // write saves what d is to be read as, with the changes, in the slot.
@@ -390,12 +402,15 @@ func (c *core) done(ctx context.Context, p *plan, overtaken bool, d *reading) er
 		} else {
 			c.hash = d.hash
 		}
-		c.m.observe(ctx, Event{Kind: EventRegenerated, ID: c.slot.id})
+		c.m.observe(ctx, Event{Kind: EventRegenerated, ID: c.slot.id, User: c.user()})
 	} else if p.cred.Count == c.env.Credential.Count+1 && c.standing == current {
-		c.m.observe(ctx, Event{Kind: EventRenewed, ID: c.slot.id})
+		c.tell(ctx, Event{Kind: EventRenewed})
 	}
 	if p.cred.Device != c.env.Credential.Device && !newUser {
-		c.m.observe(ctx, Event{Kind: EventDeviceBound, ID: c.slot.id})
+		c.tell(ctx, Event{Kind: EventDeviceBound})
+	}
+	if newUser && c.m.observer != nil {
+		c.tellLogin(ctx, string(before.User), c.intent.user.user)
 	}
 	c.intent = intent{}
 	if overtaken || d == nil {
@@ -429,7 +444,7 @@ func (c *core) ended(ctx context.Context, reason Reason) {
 		c.intent = intent{}
 	}
 	id := c.slot.id
-	c.m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: reason})
+	c.m.tellEnd(ctx, id, string(c.body.User), reason)
 	c.m.forget(ctx, &c.body, c.env.Credential.Login, id)
 	if c.old != nil {
 		c.endOld(ctx, id)
@@ -468,14 +483,17 @@ func (c *core) create(ctx context.Context, write writeID) error {
 		if err := m.announce(ctx, &a); err != nil {
 			c.discard(ctx, c.slot.id)
 			c.m.forget(ctx, &d.body, d.env.Credential.Login, c.slot.id) // it may have been announced
-			return c.whyNot(ctx, err)
+			return c.whyNot(ctx, cmp.Or(c.own, c.slot.id), err)
 		}
 	}
 	c.intent = intent{}
 	c.place, c.standing = place{phase: served}, current
 	c.reading = d
 	c.proven, c.issued, c.removed, c.lost = true, true, false, false
-	m.observe(ctx, Event{Kind: EventCreated, ID: c.slot.id})
+	c.tell(ctx, Event{Kind: EventCreated})
+	if m.observer != nil {
+		c.tellLogin(ctx, "", string(d.body.User))
+	}
 	return nil
 }
 

@@ -26,10 +26,10 @@ type core struct {
 	old    *OldSession  // in phase unmoved
 
 	intent  intent
-	behind  []token // that the client sent, of sessions whose cookies have gone on
-	before  []byte  // who was logged in when the session was loaded
-	own     ID      // of the session that the client's cookie led to before it ended
-	now     int64   // as this commit goes by it
+	behind  []behindToken // that the client sent, of sessions whose cookies have gone on
+	before  []byte        // who was logged in when the session was loaded
+	own     ID            // of the session that the client's cookie led to before it ended
+	now     int64         // as this commit goes by it
 	nextKey [keySize]byte
 	entry   codec.Login // that this commit has announced
 	locks   bool        // the handler asked for a lock
@@ -88,6 +88,12 @@ type sentCookie struct {
 	expires int64 // in Unix milliseconds; 0: with the browser
 }
 
+// A behindToken is one that fell behind, with the user of its session for the observer.
+type behindToken struct {
+	token
+	user string
+}
+
 // An origin is what a session wants to know of the request that it belongs to.
 type origin interface {
 	// tokens returns those in the request's cookies that pass the check: the first, and the others.
@@ -136,7 +142,7 @@ func (c *core) load() {
 		c.loadOld(ctx)
 		return
 	}
-	found, reusedTokens := place{phase: visitor}, []token(nil)
+	found, reusedTokens := place{phase: visitor}, []behindToken(nil)
 	for i := -1; i < len(others); i++ {
 		t := first
 		if i >= 0 {
@@ -159,7 +165,7 @@ func (c *core) load() {
 		case c.standing.served(): // and bound to something else
 			continue
 		case c.standing == reused:
-			reusedTokens = append(reusedTokens, t)
+			reusedTokens = append(reusedTokens, behindToken{t, c.owner()})
 		}
 		c.stale = true
 		if c.phase != visitor || c.own == (ID{}) || found.phase == visitor && c.slot.rec.Version > 0 {
@@ -201,14 +207,17 @@ func (c *core) find(ctx context.Context, t *token) error {
 		}
 		c.examine(ctx, false)
 	}
+	if c.standing.served() && c.env.Secret > 0 {
+		c.tell(ctx, Event{Kind: EventOldSecret, Reason: ReasonEncrypted})
+	}
 	switch {
 	case !c.standing.served():
 		if c.standing != reused {
-			c.m.observe(ctx, Event{Kind: EventUnknown, ID: c.slot.id, Reason: c.whyUnknown()})
+			c.m.observe(ctx, Event{Kind: EventUnknown, ID: c.slot.id, User: c.owner(), Reason: c.whyUnknown()})
 		}
 	case !bytes.Equal(c.body.Binding, c.origin.binding()):
 		// It may be the owner's, so it stays as it is, and so does the client's cookie.
-		c.m.observe(ctx, Event{Kind: EventBindingMismatch, ID: c.slot.id})
+		c.tell(ctx, Event{Kind: EventBindingMismatch})
 		c.phase = visitor
 	default:
 		c.unlock(ctx)
@@ -275,25 +284,25 @@ func (c *core) judge(letIn bool) standing {
 }
 
 // reused reports a cookie that fell behind, and ends its session if that is asked for.
-func (c *core) reused(ctx context.Context, t *token) {
+func (c *core) reused(ctx context.Context, t *behindToken) {
 	id := t.id()
-	c.m.observe(ctx, Event{Kind: EventReused, ID: id})
+	c.m.observe(ctx, Event{Kind: EventReused, ID: id, User: t.user})
 	if !c.m.endOnReuse {
 		return
 	}
 	if err := c.endReused(ctx, t, ReasonReused); err != nil {
-		c.m.observe(ctx, Event{Kind: EventLost, ID: id, Op: "end", Err: err})
+		c.m.observe(ctx, Event{Kind: EventLost, ID: id, User: t.user, Op: "end", Err: err})
 	}
 }
 
 // endReused ends the session of a cookie that fell behind.
-func (c *core) endReused(ctx context.Context, t *token, reason Reason) error {
+func (c *core) endReused(ctx context.Context, t *behindToken, reason Reason) error {
 	id, hash := t.id(), t.keyHash()
 	ended, err := c.m.end(ctx, id, false, func(e *codec.Envelope) bool {
-		return c.m.judge(e, t, hash, c.began, false) == reused && c.mayEnd(id, &e.Credential)
+		return c.m.judge(e, &t.token, hash, c.began, false) == reused && c.mayEnd(id, &e.Credential)
 	})
 	if ended {
-		c.m.observe(ctx, Event{Kind: EventEnded, ID: id, Reason: reason})
+		c.m.tellEnd(ctx, id, t.user, reason)
 	}
 	return err
 }

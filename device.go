@@ -174,7 +174,7 @@ func (c *core) unlock(ctx context.Context) {
 	if cred.Device == (codec.Device{}) || c.device.proves(cred) || c.began < cred.Bound+b.grace.Milliseconds() {
 		return
 	}
-	c.m.observe(ctx, Event{Kind: EventDeviceLocked, ID: c.slot.id, Reason: c.device.why})
+	c.tell(ctx, Event{Kind: EventDeviceLocked, Reason: c.device.why})
 	c.place = place{locked, c.device.later}
 }
 
@@ -271,7 +271,7 @@ func (x *exchange) tellDevice(c *core, action cookieAction) {
 	if action == setCookie && c.signedIn && c.phase == served && !bound {
 		b.withdraw(header)
 		header[dbsc.Registration] = append(header[dbsc.Registration], b.offer(c.slot.id, c.env.Credential.Login))
-		x.m.observe(x.Context, Event{Kind: EventDeviceOffered, ID: c.slot.id})
+		c.tell(x.Context, Event{Kind: EventDeviceOffered})
 	}
 	if _, shown := new(cookiePos).next(x.r.Header, b.cookie.Name); shown && !(c.phase == served && c.device.proves(&c.env.Credential)) {
 		b.forget(header)
@@ -459,6 +459,9 @@ func (b *binder) refresh(w http.ResponseWriter, r *http.Request, identifier stri
 		return
 	}
 	b.m.observe(r.Context(), Event{Kind: EventDeviceRefreshed, ID: d.id})
+	if b.m.observer != nil && identifier != b.identify(&d) { // which the browser keeps for as long as its key
+		b.m.observe(r.Context(), Event{Kind: EventOldSecret, ID: d.id, Reason: ReasonDevice})
+	}
 	b.grant(w, r, &d, identifier)
 }
 

@@ -1015,8 +1015,14 @@ func TestDeviceFaults(t *testing.T) {
 // Proofs, challenges, offers and names of keys that the previous secret signed count, and without it none does.
 func TestDeviceSecrets(t *testing.T) {
 	store := session.NewMemoryStore()
+	old := 0 // keys whose names the previous secret signed
+	observe := func(_ context.Context, e session.Event) {
+		if e.Kind == session.EventOldSecret && e.Reason == session.ReasonDevice {
+			old++
+		}
+	}
 	with := func(secret byte, previous ...[]byte) *session.Manager {
-		m, err := session.New(store, secretOf(secret), &session.Options{Device: new(session.DeviceBinding), PreviousSecrets: previous, EncryptAtRest: encrypted, Logger: quiet})
+		m, err := session.New(store, secretOf(secret), &session.Options{Device: new(session.DeviceBinding), PreviousSecrets: previous, EncryptAtRest: encrypted, Logger: quiet, Observer: observe})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1036,7 +1042,15 @@ func TestDeviceSecrets(t *testing.T) {
 	_, challenge := b.challenge()
 	w.m = latter
 	wantStatus(t, b.answer(challenge), http.StatusOK)
+	if old != 0 {
+		t.Errorf("%d events of the previous secret, and the key has the name that the present one signed", old)
+	}
 	b.shows("ann")
+	w.m = former
+	wantStatus(t, b.refresh(), http.StatusOK)
+	if old != 1 {
+		t.Errorf("%d events of the previous secret, want 1", old)
+	}
 	w.m = with('z')
 	res, challenge := b.challenge()
 	if challenge != "" {

@@ -62,8 +62,8 @@
 // # In production
 //
 // Keep the secret out of the program, the same for all its processes, and change it by way of
-// [Options.PreviousSecrets]. Give [Options.Observer] a function that counts events, and look at [Event.Kind] for
-// what deserves an alarm. Close the Manager after the server has shut down, and the store after that.
+// [Options.PreviousSecrets]. Give [Options.Observer] a function that counts events, and see EVENTS.md for what
+// deserves an alarm; module sessionotel makes metrics and traces of them. Close the Manager after the server has shut down, and the store after that.
 //
 // An application that comes from another library takes its users' sessions along with [Options.Migration].
 package session

@@ -19,11 +19,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"example.com/session"
 	"example.com/session/internal/servertest"
 )
 
@@ -200,7 +202,7 @@ func TestNamedTestsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md"} {
+	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md", "EVENTS.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
@@ -213,6 +215,41 @@ func TestNamedTestsExist(t *testing.T) {
 			if !bytes.Contains(source.Bytes(), []byte("func "+string(name[1])+"(")) {
 				t.Errorf("%s names %s, which does not exist", document, name[1])
 			}
+		}
+	}
+}
+
+// EVENTS.md has a row for each kind of event, and names each reason and field.
+func TestEventsDocument(t *testing.T) {
+	text, err := os.ReadFile("EVENTS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|.*").FindAllSubmatch(text, -1) {
+		rows = append(rows, string(row[1]))
+	}
+	source, err := os.ReadFile("event.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for _, c := range regexp.MustCompile(`(?m)^\t(Event|Reason)\w+ +(?:EventKind|Reason) = "([a-z_]+)"`).FindAllSubmatch(source, -1) {
+		if string(c[1]) == "Event" {
+			kinds = append(kinds, string(c[2]))
+		} else if !bytes.Contains(text, []byte("`"+string(c[2])+"`")) {
+			t.Errorf("EVENTS.md does not name the reason %s", c[2])
+		}
+	}
+	slices.Sort(rows)
+	slices.Sort(kinds)
+	if len(kinds) < 20 || !slices.Equal(rows, kinds) {
+		t.Errorf("EVENTS.md has rows for %q, and there are the kinds %q", rows, kinds)
+	}
+	event := reflect.TypeFor[session.Event]()
+	for i := range event.NumField() {
+		if name := event.Field(i).Name; !bytes.Contains(text, []byte("`"+name+"`")) {
+			t.Errorf("EVENTS.md does not name the field %s", name)
 		}
 	}
 }

@@ -685,5 +685,5 @@ func ExampleOptions_Observer() {
 	visit(func(s *session.Session) { s.SetUser("ann") })
 	visit(func(s *session.Session) { s.Destroy() })
 	fmt.Println(seen)
-	// Output: [created regenerated ended]
+	// Output: [created regenerated login ended logout]
 }

@@ -155,7 +155,7 @@ func (m *Manager) Sessions(ctx context.Context, g Group) ([]SessionInfo, error) 
 		}
 		if lives {
 			listed[e.login] = true
-			described.User = cmp.Or(string(e.user), g.value)
+			described.User = g.user(e)
 			if described.Current = e.login == current; described.Current {
 				described.Bound = device.Bound // also if it is about to be
 			}
@@ -183,6 +183,14 @@ func (m *Manager) members(ctx context.Context, g Group) (match func(*indexEntry)
 	return func(e *indexEntry) bool {
 		return (g.handle == "" || e.handle() == g.handle) && !(g.others && e.login == current)
 	}, current, spares, err
+}
+
+// user returns whose session the entry of the group's index is, empty if nobody knows.
+func (g Group) user(e *indexEntry) string {
+	if g.label == "" {
+		return g.value
+	}
+	return string(e.user)
 }
 
 // handle names the entry's session as long as it lives.

@@ -178,7 +178,7 @@ func (m *Manager) makeRoom(ctx context.Context, g Group, ix *index, a *announcem
 	for i := 0; i < len(others) && (tooMany(len(others)-len(dead)) || i < maxLooks); i++ {
 		isDead, err := m.isDead(ctx, &others[i])
 		if err != nil { // one that is out of reach counts as alive, and who logs in waits for one alone
-			m.observe(ctx, Event{Kind: EventLost, Op: "load", ID: others[i].id, Err: err})
+			m.observe(ctx, Event{Kind: EventLost, Op: "load", ID: others[i].id, User: g.user(&others[i]), Err: err})
 			break
 		}
 		if isDead {
@@ -251,7 +251,7 @@ func (m *Manager) forget(ctx context.Context, b *codec.Body, login codec.Login, 
 		})
 		done()
 		if err != nil {
-			m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+			m.observe(ctx, Event{Kind: EventLost, Op: "index", ID: id, User: string(b.User), Err: err})
 		}
 	}
 }
@@ -282,6 +282,9 @@ func (m *Manager) readIndex(ctx context.Context, sl *slot) index {
 	if err != nil { // the sessions that it named come back with their renewals
 		m.observe(ctx, Event{Kind: EventDamaged, ID: sl.id, Err: err})
 		return index{damaged: true}
+	}
+	if ix.secret > 0 {
+		m.observe(ctx, Event{Kind: EventOldSecret, ID: sl.id, Reason: ReasonEncrypted})
 	}
 	return ix
 }
@@ -314,7 +317,7 @@ func (m *Manager) endMarked(ctx context.Context, g Group, ix *index, reason Reas
 			continue
 		}
 		if done[e.key()] = true; first {
-			m.observe(ctx, Event{Kind: EventEnded, ID: e.id, Reason: reason})
+			m.tellEnd(ctx, e.id, g.user(e), reason)
 		}
 	}
 	if len(done) > 0 {
@@ -325,7 +328,7 @@ func (m *Manager) endMarked(ctx context.Context, g Group, ix *index, reason Reas
 			return nil
 		})
 		if err != nil { // they have ended; that the index does not know heals with its next change
-			m.observe(ctx, Event{Kind: EventLost, Op: "index", Err: err})
+			m.observe(ctx, Event{Kind: EventLost, Op: "index", User: g.user(&indexEntry{}), Err: err})
 		}
 	}
 	return errors.Join(errs...)

@@ -219,7 +219,7 @@ func (m *Manager) End(ctx context.Context, id ID) error {
 	case !first:
 		return fmt.Errorf("session: %v is no session, or has ended: %w", id, ErrNotFound)
 	}
-	m.observe(step, Event{Kind: EventEnded, ID: id, Reason: ReasonRevoked})
+	m.tellEnd(step, id, string(body.User), ReasonRevoked)
 	m.forget(step, &body, login, id)
 	return nil
 }

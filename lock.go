@@ -39,6 +39,7 @@ func (s *Session) Lock(ctx context.Context) error {
 	c.locks = true
 	if c.err == nil && c.gone() {
 		c.fail(ErrGone)
+		c.tellStale(c.origin.context(), c.own)
 	}
 	if c.err != nil || c.anonymous() {
 		return c.err
@@ -91,10 +92,12 @@ func (c *core) failLock(err error) error {
 
 // A heldLock is one that this request has taken.
 type heldLock struct {
-	m      *Manager
-	ctx    context.Context // of the request, for what is done beside it
-	holder writeID
-	leave  func()
+	m       *Manager
+	ctx     context.Context // of the request, for what is done beside it
+	session ID              // that is locked,
+	user    string          // and whose it is
+	holder  writeID
+	leave   func()
 
 	mu    sync.Mutex
 	slot  slot
@@ -174,6 +177,25 @@ func (m *Manager) lockID(id ID) ID {
 // holdLock waits for the lock of the session in the slot and takes it. It reports whether it was taken over from a holder
 // whose lease ran out.
 func (c *core) holdLock(parent context.Context) (stolen bool, err error) {
+	start := c.m.startTimer()
+	if stolen, err = c.waitForLock(parent); c.m.observer == nil {
+		return stolen, err
+	}
+	e := Event{Kind: EventLock, Duration: time.Since(start), Err: err}
+	switch {
+	case errors.Is(err, ErrLocked):
+		e.Reason = ReasonTimeout
+	case err != nil:
+		e.Reason = ReasonFailed
+	case stolen:
+		e.Reason = ReasonTakenOver
+	}
+	c.tell(parent, e)
+	return stolen, err
+}
+
+// waitForLock is holdLock, unobserved.
+func (c *core) waitForLock(parent context.Context) (stolen bool, err error) {
 	m, id := c.m, c.m.lockID(c.slot.id)
 	wait, cancel := context.WithTimeoutCause(parent, m.lockWait, ErrLocked)
 	defer cancel()
@@ -181,7 +203,7 @@ func (c *core) holdLock(parent context.Context) (stolen bool, err error) {
 		return false, lockError(wait, err)
 	}
 	held := &heldLock{
-		m: m, ctx: sessionless{context.WithoutCancel(c.origin.context())},
+		m: m, ctx: sessionless{context.WithoutCancel(c.origin.context())}, session: c.slot.id, user: string(c.body.User),
 		holder: newWriteID(), slot: slot{m: m, id: id}, leave: func() { m.queues.leave(id, handover{}) },
 	}
 	defer func() {
@@ -293,8 +315,16 @@ func (h *heldLock) move(ctx context.Context, until time.Time) error {
 		h.until = saved
 		return h.save(ctx, until)
 	}
-	h.lost = true
+	h.lose()
 	return err
+}
+
+// lose takes note that the lock is lost.
+func (h *heldLock) lose() {
+	if !h.lost {
+		h.lost = true
+		h.m.observe(h.ctx, Event{Kind: EventLock, ID: h.session, User: h.user, Reason: ReasonLost, Err: ErrLockLost})
+	}
 }
 
 // check returns ErrLockLost unless the lock is still held. With look, it asks the store.
@@ -306,11 +336,12 @@ func (h *heldLock) check(ctx context.Context, look bool) error {
 		if err := seen.look(ctx); err != nil {
 			return err
 		}
-		holder, _ := decodeLock(&seen)
-		h.lost = holder != h.holder
+		if holder, _ := decodeLock(&seen); holder != h.holder {
+			h.lose()
+		}
 	}
 	if h.lost || !h.m.now().Before(h.until) {
-		h.lost = true
+		h.lose()
 		return ErrLockLost
 	}
 	return nil
@@ -330,7 +361,7 @@ func (h *heldLock) release(parent context.Context) {
 		ctx := newStoreContext(parent, &h.m.storeLimit)
 		defer ctx.cancel()
 		if err := h.move(ctx, time.Time{}); err != nil {
-			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.slot.id, Err: err})
+			h.m.observe(ctx, Event{Kind: EventLost, Op: "unlock", ID: h.session, User: h.user, Err: err})
 		}
 	}
 	h.lost = true

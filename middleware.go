@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -478,7 +479,7 @@ func (x *exchange) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.core.commit(x.Context, headerSent); err != nil && x.failed == nil && !x.told {
-		x.m.observe(x.Context, Event{Kind: EventLost, ID: s.core.slot.id, Op: "commit", Err: err})
+		s.core.tell(x.Context, Event{Kind: EventLost, ID: cmp.Or(s.core.slot.id, s.core.own), Op: "commit", Err: err})
 	}
 }
 

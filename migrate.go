@@ -222,6 +222,9 @@ func (c *core) followMark(ctx context.Context, mark *slot) error {
 	} else {
 		c.m.observe(ctx, Event{Kind: EventUnknown, ID: mark.id, Reason: ReasonEnded})
 	}
+	if c.own == (ID{}) {
+		c.own = mark.id
+	}
 	c.stale = true
 	c.visit(found)
 	return nil
@@ -284,6 +287,7 @@ func (c *core) moveNow(parent context.Context) error {
 func (c *core) move(ctx context.Context) error {
 	m, now, old, mark := c.m, c.m.millis(), c.old, c.slot
 	if old.worthless(m.now()) { // it has expired, and with it, perhaps, its mark
+		c.own = mark.id
 		c.visit(place{closed, true})
 		return nil
 	}
@@ -303,7 +307,7 @@ func (c *core) move(ctx context.Context) error {
 		if errors.Is(err, errEnding) { // the user's sessions are being ended, and this is one of them
 			err = c.buryOld(ctx, ReasonRevoked, newWriteID())
 			if err == nil && c.phase == visitor {
-				c.place, c.lost = place{phase: revoked}, true
+				c.own, c.place, c.lost = mark.id, place{phase: revoked}, true
 			}
 		}
 		return err
@@ -321,7 +325,7 @@ func (c *core) move(ctx context.Context) error {
 	c.place, c.standing, c.old = place{phase: served}, current, nil
 	c.slot, c.reading = stored, d
 	c.sent, c.proven, c.issued = sentCookie{}, true, true
-	m.observe(ctx, Event{Kind: EventMigrated, ID: c.slot.id})
+	c.tell(ctx, Event{Kind: EventMigrated})
 	c.endOld(ctx, mark.id)
 	return c.intent.changes.rebase(&c.base().Values)
 }
@@ -378,7 +382,7 @@ func (c *core) buryOld(ctx context.Context, reason Reason, write writeID) error 
 func (c *core) endOld(ctx context.Context, id ID) {
 	if err := c.origin.endOld(ctx); err != nil {
 		err = fmt.Errorf("session: ending the session in the old system: %w", err)
-		c.m.observe(ctx, Event{Kind: EventLost, ID: id, Op: "migrate", Err: err})
+		c.tell(ctx, Event{Kind: EventLost, ID: id, Op: "migrate", Err: err})
 	}
 }
 

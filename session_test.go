@@ -471,11 +471,15 @@ func BenchmarkRequest(b *testing.B) {
 		}},
 		{"write", 3, func(s *session.Session, i int) { seen.Set(s, i) }},
 		{"regenerate", 3, func(s *session.Session, _ int) { s.Regenerate() }},
+		{"readObserved", 3, func(s *session.Session, _ int) { name.Get(s) }},
+		{"writeObserved", 3, func(s *session.Session, i int) { seen.Set(s, i) }},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			m, err := session.New(session.NewMemoryStore(), make([]byte, 32), &session.Options{
-				RenewInterval: session.Never, SweepInterval: session.Never,
-			})
+			opts := &session.Options{RenewInterval: session.Never, SweepInterval: session.Never}
+			if strings.HasSuffix(bm.name, "Observed") {
+				opts.Observer = func(context.Context, session.Event) {}
+			}
+			m, err := session.New(session.NewMemoryStore(), make([]byte, 32), opts)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -65,8 +65,16 @@ func (m *Manager) tokens(r *http.Request, inHeader, observe bool) (first token, 
 // checkToken returns the token in a text that passes the check of the transport.
 func (m *Manager) checkToken(ctx context.Context, s *signer, text string, observe bool) (token, bool) {
 	t, genuine := s.verify(text)
-	if !genuine && observe {
+	switch {
+	case !observe || m.observer == nil:
+	case !genuine:
 		m.observe(ctx, Event{Kind: EventCookieRefused, Reason: refusal(text)})
+	case t.secret > 0:
+		by := ReasonCookie
+		if s == &m.bearer {
+			by = ReasonHeader
+		}
+		m.observe(ctx, Event{Kind: EventOldSecret, ID: t.id(), Reason: by})
 	}
 	return t, genuine
 }

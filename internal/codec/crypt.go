@@ -64,6 +64,7 @@ func (e *Envelope) decrypt(id [32]byte, ciphers Ciphers) []byte {
 			return nil
 		}
 		if payload, err := c.aead.Open([]byte{}, nil, e.Payload, ad); err == nil {
+			e.Secret = int32(i)
 			return payload
 		}
 	}

@@ -27,6 +27,7 @@ import (
 type Envelope struct {
 	Kind       Kind
 	Encrypted  bool
+	Secret     int32      // which of the ciphers has opened the payload, if one did; here, it takes no room
 	Credential Credential // of a Session
 	End        End        // of a Tombstone
 	Move       Move       // of a Moved
