@@ -1,4 +1,4 @@
-// Package e2e has no code, only tests: of examples/login and examples/stream, and of what the library relies on
+// Package e2e has no code, only tests: of examples/login, examples/stream and examples/oidc, and of what the library relies on
 // browsers for, in a real browser. It is a module of its own, so that nobody who uses the library downloads what
 // drives a browser.
 //

@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"example.com/session/internal/servertest"
 )
 
 // scratch is a directory for as long as the tests run.
@@ -21,7 +23,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(scratch)
 	defer closeSharedBrowser()
-	return m.Run()
+	return servertest.Main(m)
 }
 
 // need skips the test if the program is not installed, or fails it if SESSION_TEST_REQUIRE is 1. It returns the

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,15 +66,16 @@ var builds sync.Map // the example's name to func() (string, error)
 // build builds an example, once, and returns the program's path.
 func build(t *testing.T, name string) string {
 	t.Helper()
+	bin := filepath.Join(scratch, strings.ReplaceAll(name, "/", "-"))
 	once, _ := builds.LoadOrStore(name, sync.OnceValues(func() ([]byte, error) {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(scratch, name), ".")
+		cmd := exec.Command("go", "build", "-o", bin, ".")
 		cmd.Dir = filepath.Join("..", "examples", name)
 		return cmd.CombinedOutput()
 	}))
 	if out, err := once.(func() ([]byte, error))(); err != nil {
 		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
-	return filepath.Join(scratch, name)
+	return bin
 }
 
 // A cert is a certificate for *.example.test, localhost and 127.0.0.1.
