@@ -118,12 +118,12 @@ func (k *kit) runAt(t *testing.T, r rule, stores Stores, second *process) (skipp
 		if pass > 0 {
 			handles = append(handles, stores.open(t, place))
 			if second != nil {
-				s, err := second.open(t.Context(), place)
+				s, err := second.stores.Open(t.Context(), place)
 				if err != nil {
 					return "", fmt.Errorf("sessiontest: Open in the second process: %w", err)
 				}
 				handles = append(handles, s)
-				t.Cleanup(func() { s.(*remote).call(context.Background(), "Close", processCall{}, new(processReply)) })
+				t.Cleanup(func() { s.Close() })
 			}
 		}
 		e := k.newEnv(r, pass, handles)
