@@ -520,16 +520,17 @@ func (s *revisionStore) Delete(ctx context.Context, id session.ID) error {
 
 // The stores of the examples keep the contract, races included: they are there to be copied.
 func TestMapStore(t *testing.T) {
-	newStore := func(*testing.T) session.Store { return newMapStore() }
-	sessiontest.Run(t, newStore)
-	sessiontest.RunSessions(t, newStore)
+	stores := storesIn("", func(string) session.Store { return newMapStore() })
+	stores.Once = true // what is in memory is nowhere else
+	sessiontest.Run(t, stores)
+	sessiontest.RunSessions(t, stores)
 }
 
 func TestRevisionStore(t *testing.T) {
 	server := servertest.Memcached(t)
-	newStore := func(t *testing.T) session.Store {
-		return &revisionStore{memcacheClient(t, server.Addrs...), uniquePrefix()}
-	}
-	sessiontest.Run(t, newStore)
-	sessiontest.RunSessions(t, newStore)
+	stores := storesIn(uniquePrefix(), func(prefix string) session.Store {
+		return &revisionStore{memcacheClient(t, server.Addrs...), prefix}
+	})
+	sessiontest.Run(t, stores)
+	sessiontest.RunSessions(t, stores)
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,9 +33,31 @@ func TestCacheStore(t *testing.T) {
 	}
 	for name, open := range stores {
 		t.Run(name, func(t *testing.T) {
-			sessiontest.Run(t, func(t *testing.T) session.Store { return session.NewCacheStore(open(t), nil) })
+			store := open(t)
+			sessiontest.Run(t, storesIn("", func(string) session.Store { return session.NewCacheStore(keptOpen{store}, nil) }))
 		})
 	}
+}
+
+// keptOpen is a store that several caches have, and none may close.
+type keptOpen struct{ session.Store }
+
+func (s keptOpen) Touch(ctx context.Context, id session.ID, rec session.Record) error {
+	if t, ok := s.Store.(session.Toucher); ok {
+		return t.Touch(ctx, id, rec)
+	}
+	return errors.ErrUnsupported
+}
+
+func (s keptOpen) DeleteExpired(ctx context.Context, limit int) (int, error) {
+	if sweeper, ok := s.Store.(session.Sweeper); ok {
+		return sweeper.DeleteExpired(ctx, limit)
+	}
+	return 0, errors.ErrUnsupported
+}
+
+func (s keptOpen) List(ctx context.Context) iter.Seq2[session.Entry, error] {
+	return session.List(ctx, s.Store)
 }
 
 // For MaxAge, and not a moment longer, a cache may not notice what others did to a record.

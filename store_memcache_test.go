@@ -30,10 +30,10 @@ import (
 )
 
 func TestMemcacheStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store {
-		client := memcacheClient(t, servertest.Memcached(t).Addrs...)
-		return session.NewMemcacheStore(client, &session.MemcacheOptions{Prefix: uniquePrefix()})
-	})
+	server := servertest.Memcached(t)
+	sessiontest.Run(t, storesIn(uniquePrefix(), func(prefix string) session.Store {
+		return session.NewMemcacheStore(memcacheClient(t, server.Addrs...), &session.MemcacheOptions{Prefix: prefix})
+	}))
 }
 
 func TestMemcacheRoundTrips(t *testing.T) {

@@ -31,7 +31,8 @@ import (
 )
 
 func TestMongoStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store { return mongoStore(t, mongoCollection(t)) })
+	coll := mongoCollection(t)
+	sessiontest.Run(t, storesIn("", func(string) session.Store { return mongoStore(t, coll) }))
 }
 
 func TestMongoOneRoundTrip(t *testing.T) {
@@ -380,7 +381,7 @@ func mongoIndexes(t *testing.T, coll *mongo.Collection) map[string]int32 {
 
 func TestMongoReplicaSetStore(t *testing.T) {
 	server := servertest.Start(t, servertest.KindMongoReplicaSet)
-	sessiontest.Run(t, func(t *testing.T) session.Store { return openStore(t, server.Apart(t, "collection")) })
+	sessiontest.Run(t, storesAt(server.Apart(t, "collection")))
 }
 
 // When the primary is killed, another takes over: what was saved is there, each version was given to one writer, and the

@@ -42,12 +42,7 @@ func testMySQLStore(t *testing.T, server *servertest.Server) {
 		"gbk":               "&charset=gbk",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := session.Open(t.Context(), server.Apart(t, "table")+params)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer store.Close()
-			sessiontest.Run(t, func(*testing.T) session.Store { return store })
+			sessiontest.Run(t, storesAt(server.Apart(t, "table")+params))
 		})
 	}
 }
@@ -316,12 +311,7 @@ func testMySQLAccounts(t *testing.T, server *servertest.Server) {
 	creator := newMySQLAccount(t, server, rawURL, "", "SELECT, INSERT, UPDATE, DELETE, CREATE ON "+table)
 	conforms := func(account string) {
 		t.Helper()
-		store, err := session.Open(t.Context(), account)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
-		sessiontest.Run(t, func(*testing.T) session.Store { return store })
+		sessiontest.Run(t, storesAt(account))
 	}
 	conforms(creator)
 	user := newMySQLAccount(t, server, rawURL, "", "SELECT, INSERT, UPDATE, DELETE ON "+table) // which has to be there

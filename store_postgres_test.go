@@ -34,12 +34,7 @@ func TestPostgresStore(t *testing.T) {
 		"serializable":    "&default_transaction_isolation=serializable",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := session.Open(t.Context(), server.Apart(t, "table")+params)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer store.Close()
-			sessiontest.Run(t, func(*testing.T) session.Store { return store })
+			sessiontest.Run(t, storesAt(server.Apart(t, "table")+params))
 		})
 	}
 }
@@ -175,12 +170,7 @@ func TestPostgresPooler(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, _ := newPostgresDatabase(t, server)
 	pooler := newPostgresPooler(t, rawURL, 3)
-	store, err := session.Open(t.Context(), strings.Replace(rawURL, server.Addrs[0], pooler, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	sessiontest.Run(t, func(*testing.T) session.Store { return store })
+	sessiontest.Run(t, storesAt(strings.Replace(rawURL, server.Addrs[0], pooler, 1)))
 }
 
 // newPostgresPooler returns the address of a pooler in transaction mode, with n connections to the server, which takes no
@@ -374,12 +364,7 @@ func TestPostgresAccounts(t *testing.T) {
 	grants := []string{"CONNECT ON DATABASE " + database, "USAGE ON SCHEMA public"}
 	conforms := func(account string) {
 		t.Helper()
-		store, err := session.Open(t.Context(), account)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
-		sessiontest.Run(t, func(*testing.T) session.Store { return store })
+		sessiontest.Run(t, storesAt(account))
 	}
 	user := newPostgresAccount(t, pool, rawURL, "", grants...)
 	_, err := session.Open(t.Context(), user)

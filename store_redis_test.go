@@ -26,21 +26,21 @@ import (
 )
 
 func TestRedisStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store {
-		return session.NewRedisStore(redisClient(t, servertest.Redis(t)), &session.RedisOptions{Prefix: uniquePrefix()})
-	})
+	server := servertest.Redis(t)
+	sessiontest.Run(t, storesIn(uniquePrefix(), func(prefix string) session.Store {
+		return session.NewRedisStore(redisClient(t, server), &session.RedisOptions{Prefix: prefix})
+	}))
 }
 
 func TestValkeyStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store {
-		return openStore(t, servertest.Valkey(t).URL+"?prefix="+uniquePrefix())
-	})
+	sessiontest.Run(t, storesAt(servertest.Valkey(t).URL+"?prefix="+uniquePrefix()))
 }
 
 func TestRedisClusterStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store {
-		return session.NewRedisStore(redisCluster(t, servertest.RedisCluster(t)), &session.RedisOptions{Prefix: uniquePrefix()})
-	})
+	server := servertest.RedisCluster(t)
+	sessiontest.Run(t, storesIn(uniquePrefix(), func(prefix string) session.Store {
+		return session.NewRedisStore(redisCluster(t, server), &session.RedisOptions{Prefix: prefix})
+	}))
 }
 
 func TestRedisOneRoundTrip(t *testing.T) {
@@ -829,9 +829,7 @@ func TestRedisList(t *testing.T) {
 }
 
 func TestRedisSentinelStore(t *testing.T) {
-	sessiontest.Run(t, func(t *testing.T) session.Store {
-		return openStore(t, servertest.RedisSentinel(t).URL+"&prefix="+uniquePrefix())
-	})
+	sessiontest.Run(t, storesAt(servertest.RedisSentinel(t).URL+"&prefix="+uniquePrefix()))
 }
 
 // When the primary dies, its replica takes over: the store fails until then, and finds and changes what is there

@@ -12,6 +12,7 @@ import (
 	"example.com/session"
 	"example.com/session/internal/double"
 	"example.com/session/internal/storetest"
+	"example.com/session/sessiontest"
 )
 
 // eachStore runs a test on every backend.
@@ -181,6 +182,22 @@ var prefixes atomic.Int64
 // uniquePrefix returns a prefix that no other test uses, nor another run of this one.
 func uniquePrefix() string {
 	return fmt.Sprintf("t%x-%d:", time.Now().UnixNano(), prefixes.Add(1))
+}
+
+// storesAt returns what the kit needs to know of the stores at a URL.
+func storesAt(url string) sessiontest.Stores { return storesOf(func(*testing.T) string { return url }) }
+
+// storesOf returns what the kit needs to know of the stores at the URLs that place returns.
+func storesOf(place func(t *testing.T) string) sessiontest.Stores {
+	return sessiontest.Stores{Place: place, Open: func(ctx context.Context, url string) (session.Store, error) { return session.Open(ctx, url) }}
+}
+
+// storesIn returns what the kit needs to know of stores that open opens in a place of that name.
+func storesIn(place string, open func(place string) session.Store) sessiontest.Stores {
+	return sessiontest.Stores{
+		Place: func(*testing.T) string { return place },
+		Open:  func(_ context.Context, place string) (session.Store, error) { return open(place), nil },
+	}
 }
 
 func openStore(t *testing.T, url string) session.StoreCloser {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,35 +15,47 @@ import (
 )
 
 func checkRaceCreate(ctx context.Context, e *env) {
-	const rounds, writers = 8, 8
-	for range rounds {
-		id := e.newID()
-		var winners [writers]bool
-		var recs [writers]session.Record
-		for i := range recs {
-			recs[i] = session.Record{Data: fmt.Appendf(nil, "of writer %d", i), Expires: hour()}
+	e.race(ctx, func(int) clash { return e.firstSave(ctx, e.newID(), "where no record is") })
+}
+
+func checkRaceExpired(ctx context.Context, e *env) {
+	var ids []session.ID
+	expires := e.soon(func(expires time.Time) {
+		ids = nil
+		for end := time.Now().Add(time.Until(expires) / 2); len(ids) < leastRaces || time.Now().Before(end) && len(ids) < raceRounds; {
+			id := e.newID()
+			ids = append(ids, id)
+			e.create(ctx, id, session.Record{Data: []byte("short-lived"), Expires: expires})
 		}
-		together(writers, func(i int) {
-			err := e.store.Save(ctx, id, recs[i])
-			winners[i] = err == nil
-			e.oneOf("Save", err, nil, session.ErrConflict)
-		})
-		won := 0
-		for _, w := range winners {
-			if w {
-				won++
+	})
+	e.wait(ctx, expires)
+	e.race(ctx, func(r int) clash { return e.firstSave(ctx, ids[r%len(ids)], "over an expired record") })
+}
+
+// firstSave has several goroutines save version 0 under an ID at once.
+func (e *env) firstSave(ctx context.Context, id session.ID, where string) clash {
+	writers := max(2, min(4, runtime.GOMAXPROCS(0)), len(e.store.handles))
+	expires := hour()
+	return clash{n: writers, play: func(ctx context.Context, i int, s session.Store) call {
+		rec := session.Record{Data: fmt.Appendf(nil, "of writer %d", i), Expires: expires}
+		return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
+	}, judge: func(calls []call) {
+		var winners []int
+		for i, c := range calls {
+			e.oneOf("Save", c.err, nil, session.ErrConflict)
+			if c.err == nil {
+				winners = append(winners, i)
 			}
 		}
-		if won != 1 {
-			e.fail("Save of version 0 by %d goroutines at once under one ID: want one to succeed, got %d", writers, won)
-		}
-		if e.failed() {
+		if len(winners) != 1 {
+			e.failOf(id, "", "Save of version 0 %s by %d goroutines at once under one ID: want one to succeed, got %d", where, writers, len(winners))
 			return
 		}
-		want := recs[slices.Index(winners[:], true)]
+		want := calls[winners[0]].rec
 		want.Version = 1
 		e.holds(ctx, id, want, "of what the only successful Save of version 0 has saved")
-	}
+		e.delete(ctx, id, "of a live record") // so that there is room for the next, and for what the same ID is used for again
+	}}
 }
 
 func checkRaceIncrement(ctx context.Context, e *env) {
@@ -57,12 +70,43 @@ func checkRaceIncrement(ctx context.Context, e *env) {
 	want := rec
 	want.Version = writers * times
 	if sum, _ := strconv.Atoi(string(rec.Data)); sum != writers*times {
-		e.fail("%d goroutines, each of which added 1 to a number %d times, by Load and Save until it succeeded: "+
+		e.failOf(id, "", "%d goroutines, each of which added 1 to a number %d times, by Load and Save until it succeeded: "+
 			"want %d, got %d", writers, times, writers*times, sum)
 	}
 	if d := difference(rec, want); d != "" {
-		e.fail("Load after %d successful saves by %d goroutines: %s", writers*times, writers, d)
+		e.failOf(id, "", "Load after %d successful saves by %d goroutines: %s", writers*times, writers, d)
 	}
+	e.raceSave(ctx)
+}
+
+// raceSave has several goroutines save the next version of one record at once, over again.
+func (e *env) raceSave(ctx context.Context) {
+	id := e.newID()
+	want := session.Record{Data: []byte("data"), Expires: hour()}
+	e.create(ctx, id, want)
+	writers := max(2, min(4, runtime.GOMAXPROCS(0)), len(e.store.handles))
+	e.race(ctx, func(r int) clash {
+		version := uint64(r) + 1
+		return clash{n: writers, play: func(ctx context.Context, i int, s session.Store) call {
+			rec := session.Record{Version: version, Data: fmt.Appendf(nil, "of writer %d", i), Expires: want.Expires}
+			return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
+		}, judge: func(calls []call) {
+			var winners []int
+			for i, c := range calls {
+				e.oneOf("Save", c.err, nil, session.ErrConflict)
+				if c.err == nil {
+					winners = append(winners, i)
+				}
+			}
+			if len(winners) != 1 {
+				e.failOf(id, "", "Save of version %d over that version by %d goroutines at once: want one to succeed, got %d", version, writers, len(winners))
+				return
+			}
+			want := calls[winners[0]].rec
+			want.Version++
+			e.holds(ctx, id, want, "of what the only successful Save of that version has saved")
+		}}
+	})
 }
 
 // increment adds one to the number under id, by compare-and-swap. Each ErrConflict is due to the success of
@@ -101,7 +145,7 @@ func checkRaceDelete(ctx context.Context, e *env) {
 			case i == round/2%goroutines: // each has its turn, since one may always be first
 				e.oneOf("Delete", e.store.Delete(ctx, id), nil)
 			case round%2 == 0 && touches:
-				err := e.store.(session.Toucher).Touch(ctx, id, rec)
+				err := e.store.Touch(ctx, id, rec)
 				e.oneOf("Touch", err, nil, session.ErrNotFound, session.ErrConflict)
 			default:
 				e.oneOf("Save", e.store.Save(ctx, id, rec), nil, session.ErrConflict)
@@ -109,6 +153,69 @@ func checkRaceDelete(ctx context.Context, e *env) {
 		})
 		e.absent(ctx, id, "after Delete, and Save or Touch of version 1 at the same time")
 	}
+	id := e.newID()
+	rec := session.Record{Version: 1, Data: []byte("data"), Expires: hour()}
+	later := rec
+	later.Expires = later.Expires.Add(time.Minute)
+	e.race(ctx, func(r int) clash {
+		return clash{n: max(2, len(e.store.handles)), setUp: func() { e.create(ctx, id, rec) },
+			play: func(ctx context.Context, i int, s session.Store) call {
+				switch toucher, ok := s.(session.Toucher); {
+				case i == 0:
+					return call{op: "Delete", id: id, err: s.Delete(ctx, id)}
+				case r%2 == 0 && touches && ok:
+					return call{op: "Touch", id: id, rec: later, err: toucher.Touch(ctx, id, later)}
+				}
+				return call{op: "Save", id: id, rec: later, err: s.Save(ctx, id, later)}
+			}, judge: func(calls []call) {
+				for _, c := range calls {
+					switch c.op {
+					case "Delete":
+						e.oneOf(c.op, c.err, nil)
+					case "Touch":
+						e.oneOf(c.op, c.err, nil, session.ErrNotFound, session.ErrConflict)
+					default:
+						e.oneOf(c.op, c.err, nil, session.ErrConflict)
+					}
+				}
+				e.absent(ctx, id, "after Delete, and Save or Touch of version 1 at the same time")
+			}}
+	})
+}
+
+// checkRaceTouch has a Touch and a Save of the same version meet. In whatever order they come, the save is what is there.
+func checkRaceTouch(ctx context.Context, e *env) {
+	if !e.needsTouch(ctx) {
+		return
+	}
+	id := e.newID()
+	touched, saved := hour().Add(time.Minute), hour().Add(2*time.Minute)
+	e.create(ctx, id, session.Record{Data: []byte("version 1"), Expires: hour()})
+	e.race(ctx, func(r int) clash {
+		before := e.load(ctx, id, "between the rounds of a race")
+		after := session.Record{Version: before.Version, Data: fmt.Appendf(nil, "version %d", before.Version+1), Expires: saved}
+		return clash{n: max(2, len(e.store.handles)), play: func(ctx context.Context, i int, s session.Store) call {
+			toucher, ok := s.(session.Toucher)
+			if i == 0 || !ok {
+				rec := after
+				if i > 0 { // one save is enough
+					return call{op: "Load", id: id}
+				}
+				return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
+			}
+			rec := before
+			rec.Expires = touched
+			return call{op: "Touch", id: id, rec: rec, err: toucher.Touch(ctx, id, rec)}
+		}, judge: func(calls []call) {
+			for _, c := range calls[1:] {
+				e.oneOf("Touch", c.err, nil, session.ErrConflict)
+			}
+			e.oneOf("Save of a version that another goroutine touches", calls[0].err, nil)
+			want := after
+			want.Version++
+			e.holds(ctx, id, want, "after a Save, and a Touch of the version before at the same time")
+		}}
+	})
 }
 
 func checkRaceReaders(ctx context.Context, e *env) {
@@ -172,7 +279,7 @@ func checkRaceMixed(ctx context.Context, e *env) {
 				rec.Data = sealed(id, rec.Version+1, 200+random.IntN(4000))
 				e.oneOf("Save", e.store.Save(ctx, id, rec), nil, session.ErrConflict)
 			case n < 9 && touches:
-				err := e.store.(session.Toucher).Touch(ctx, id, rec)
+				err := e.store.Touch(ctx, id, rec)
 				e.oneOf("Touch", err, nil, session.ErrConflict, session.ErrNotFound)
 			case n == 9:
 				e.oneOf("Delete", e.store.Delete(ctx, id), nil)
@@ -190,5 +297,5 @@ func (e *env) oneOf(method string, err error, valid ...error) {
 	for i := range valid {
 		texts[i] = outcome(valid[i])
 	}
-	e.fail("%s while others change the record: want %s, got %s", method, strings.Join(texts, " or "), outcome(err))
+	e.failOf(session.ID{}, hint(err), "%s while others change the record: want %s, got %s", method, strings.Join(texts, " or "), outcome(err))
 }

@@ -67,20 +67,10 @@ func (e *env) checkDone(ctx, done context.Context) {
 
 // checkDoneOptional is checkDone for the methods that a store need not have. loaded is the record under id.
 func (e *env) checkDoneOptional(done context.Context, id session.ID, loaded session.Record) {
-	if toucher, ok := e.store.(session.Toucher); ok {
-		e.callDone(done, "Touch of a live record", func() error { return toucher.Touch(done, id, loaded) },
-			nil, errors.ErrUnsupported)
-	}
-	if sweeper, ok := e.store.(session.Sweeper); ok {
-		e.callDone(done, "DeleteExpired", func() error { _, err := sweeper.DeleteExpired(done, 1); return err },
-			nil, errors.ErrUnsupported)
-	}
-	if counter, ok := e.store.(session.Counter); ok {
-		e.callDone(done, "Count", func() error { _, err := counter.Count(done, -1, 0); return err }, nil, errors.ErrUnsupported)
-	}
-	if lister, ok := e.store.(session.Lister); ok {
-		e.callDone(done, "List", func() error { return e.drain(lister.List(done)) }, nil, errors.ErrUnsupported)
-	}
+	e.callDone(done, "Touch of a live record", func() error { return e.store.Touch(done, id, loaded) }, nil, errors.ErrUnsupported)
+	e.callDone(done, "DeleteExpired", func() error { _, err := e.store.DeleteExpired(done, 1); return err }, nil, errors.ErrUnsupported)
+	e.callDone(done, "Count", func() error { _, err := e.store.Count(done, -1, 0); return err }, nil, errors.ErrUnsupported)
+	e.callDone(done, "List", func() error { return e.drain(e.store.List(done)) }, nil, errors.ErrUnsupported)
 }
 
 // callDone calls f, which works with a context that is done, and returns its error: that of the context, or one that is
@@ -96,7 +86,7 @@ func (e *env) callDone(done context.Context, what string, f func() error, valid 
 		return done.Err()
 	}
 	if !matches(err, done.Err()) && !slices.Contains(valid, cause(err)) {
-		e.fail("%s: want an error that wraps ctx.Err() and no other, or what it would return otherwise, got %s",
+		e.failOf(session.ID{}, hint(err), "%s: want an error that wraps ctx.Err() and no other, or what it would return otherwise, got %s",
 			what, outcome(err))
 	}
 	return err
@@ -107,9 +97,7 @@ func checkContextCancelled(ctx context.Context, e *env) {
 	for range 3 {
 		e.checkCancelled(ctx)
 	}
-	if lister, ok := e.store.(session.Lister); ok {
-		e.checkListCancelled(ctx, lister)
-	}
+	e.checkListCancelled(ctx)
 }
 
 func (e *env) checkCancelled(ctx context.Context) {
@@ -127,7 +115,7 @@ func (e *env) checkCancelled(ctx context.Context) {
 			e.fail("%s by several goroutines at once, each with an ID of its own: want success, got %s",
 				method, outcome(err))
 		case !matches(err, cut.Err()):
-			e.fail("%s whose context was cancelled: want an error that wraps ctx.Err() and no other, got %s",
+			e.failOf(session.ID{}, hint(err), "%s whose context was cancelled: want an error that wraps ctx.Err() and no other, got %s",
 				method, outcome(err))
 		}
 		return false
@@ -161,7 +149,7 @@ func (e *env) checkCancelled(ctx context.Context) {
 	}
 }
 
-func (e *env) checkListCancelled(ctx context.Context, lister session.Lister) {
+func (e *env) checkListCancelled(ctx context.Context) {
 	for range 3 {
 		e.create(ctx, e.newID(), session.Record{Data: []byte("data"), Expires: hour()})
 	}
@@ -171,7 +159,7 @@ func (e *env) checkListCancelled(ctx context.Context, lister session.Lister) {
 	cut, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := e.drain(func(yield func(session.Entry, error) bool) {
-		for entry, err := range lister.List(cut) {
+		for entry, err := range e.store.List(cut) {
 			if !yield(entry, err) {
 				return
 			}
@@ -206,4 +194,102 @@ func cause(err error) error {
 		}
 	}
 	return err
+}
+
+// checkContextCut has contexts end at each point of a method where somebody looks at them, with others who make it wait. What
+// returns no error must have taken effect.
+func checkContextCut(ctx context.Context, e *env) {
+	rounds := 8
+	if e.kit.short {
+		rounds = 3
+	}
+	end := time.Now().Add(3 * time.Second)
+	for round := range rounds {
+		for looks := range 10 {
+			if round > 0 && !time.Now().Before(end) {
+				return
+			}
+			together(4, func(i int) { e.cutShort(ctx, looks+i%2) })
+		}
+		e.cutWaiting(ctx)
+		if e.failed() {
+			return
+		}
+	}
+}
+
+// cutWaiting has contexts end while many write the same record, and wait for each other.
+func (e *env) cutWaiting(ctx context.Context) {
+	const writers = 8
+	id := e.newID()
+	e.create(ctx, id, session.Record{Data: []byte("0"), Expires: hour()})
+	var saved atomic.Int64
+	together(writers, func(i int) {
+		for looks := range 6 {
+			rec, err := e.store.Load(ctx, id)
+			if e.oneOf("Load", err, nil); e.failed() {
+				return
+			}
+			rec.Data = []byte("data")
+			var cut context.Context
+			var cancel context.CancelFunc
+			if i%2 == 0 {
+				f := newFuse(ctx, looks)
+				cut, cancel = f, f.cancel
+			} else {
+				cut, cancel = context.WithTimeout(ctx, time.Duration(looks*looks)*20*time.Microsecond)
+			}
+			if err = e.store.Save(cut, id, rec); err == nil {
+				saved.Add(1)
+			} else if !matches(err, session.ErrConflict) {
+				e.endsWith("Save whose context ended while others saved", err)
+				saved.Add(1 << 32) // it may have taken effect
+			}
+			cancel()
+		}
+	})
+	last := e.load(ctx, id, "after many saves")
+	least, most := saved.Load()&(1<<32-1), saved.Load()&(1<<32-1)+saved.Load()>>32
+	if n := int64(last.Version) - 1; !e.failed() && (n < least || n > most) {
+		e.failOf(id, "a method that was cut short while it waited returned no error, and had done nothing",
+			"%d saves of one record returned no error, and of %d others, whose context had ended, nobody knows: want version %d to %d, got version %d",
+			least, most-least, least+1, most+1, last.Version)
+	}
+}
+
+// cutShort calls methods with contexts that end when they were looked at so many times.
+func (e *env) cutShort(ctx context.Context, looks int) {
+	rec := session.Record{Data: []byte("data"), Expires: hour()}
+	cut := func(method string, f func(ctx context.Context) error) bool {
+		c := newFuse(ctx, looks)
+		defer c.cancel()
+		err := f(c)
+		e.endsWith(method+" whose context ended while it was at work", err)
+		return err == nil && !e.failed()
+	}
+	const when = ", whose context ended while it was at work, and which returned no error"
+	id := e.newID()
+	if cut("Save", func(c context.Context) error { return e.store.Save(c, id, rec) }) {
+		saved := rec
+		saved.Version = 1
+		e.holds(ctx, id, saved, "after a Save"+when)
+		if cut("Save", func(c context.Context) error { return e.store.Save(c, id, saved) }) {
+			saved.Version = 2
+			e.holds(ctx, id, saved, "after a second Save"+when)
+		}
+	}
+	id = e.newID()
+	e.create(ctx, id, rec)
+	loaded := e.load(ctx, id, "after one save")
+	loaded.Expires = loaded.Expires.Add(time.Minute)
+	if cut("Touch", func(c context.Context) error { return e.store.Touch(c, id, loaded) }) {
+		e.holds(ctx, id, loaded, "after a Touch"+when)
+	}
+	var got session.Record
+	if cut("Load", func(c context.Context) (err error) { got, err = e.store.Load(c, id); return err }) && got.Version != 1 {
+		e.failOf(id, "", "Load"+when+": want the record, got version %d", got.Version)
+	}
+	if cut("Delete", func(c context.Context) error { return e.store.Delete(c, id) }) {
+		e.absent(ctx, id, "after a Delete"+when)
+	}
 }

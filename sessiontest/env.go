@@ -3,9 +3,9 @@ package sessiontest
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -17,20 +17,30 @@ import (
 // contract says, and a list of the IDs to clean up. The first failure sticks, and the steps after it do
 // nothing. It is safe for concurrent use.
 type env struct {
-	store session.Store
-	late  bool // the rule took all of ruleTime
+	kit     *kit
+	store   *guard
+	missing bool // the store is nil
+	late    bool // the rule took all of ruleTime, or the store hung
+	fresh   func(ctx context.Context) (session.Store, error)
 
 	mu      sync.Mutex
+	random  *rand.ChaCha8
 	err     error
+	likely  string     // a likely cause of err
+	named   bool       // err speaks for itself
+	about   session.ID // whose calls led to err; zero for all
 	skipped string
 	ids     []session.ID
 }
 
-func (e *env) fail(format string, args ...any) {
+func (e *env) fail(format string, args ...any) { e.failOf(session.ID{}, "", format, args...) }
+
+// failOf is fail with the ID that it is about, and a likely cause, if there are.
+func (e *env) failOf(id session.ID, likely, format string, args ...any) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.err == nil {
-		e.err = fmt.Errorf(format, args...)
+		e.err, e.about, e.likely = fmt.Errorf(format, args...), id, likely
 	}
 }
 
@@ -45,15 +55,24 @@ func (e *env) failed() bool { return e.failure() != nil }
 func (e *env) forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.err = nil
+	e.err, e.about, e.likely = nil, session.ID{}, ""
 }
 
 // newID returns a random ID, whose record is deleted in the end.
 func (e *env) newID() session.ID {
 	var id session.ID
-	rand.Read(id[:])
-	e.track(id)
+	e.mu.Lock()
+	e.random.Read(id[:])
+	e.ids = append(e.ids, id)
+	e.mu.Unlock()
 	return id
+}
+
+// rand returns a source of choices that the seed repeats.
+func (e *env) rand() *rand.Rand {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return rand.New(rand.NewPCG(e.random.Uint64(), e.random.Uint64()))
 }
 
 func (e *env) track(ids ...session.ID) {
@@ -73,6 +92,9 @@ func (e *env) cleanUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ruleTime)
 	defer cancel()
 	ids := e.tracked()
+	if e.missing {
+		return nil
+	}
 	errs := make([]error, len(ids))
 	if !returns(ctx, func() { many(len(ids), func(i int) { errs[i] = e.store.Delete(ctx, ids[i]) }) }) {
 		return fmt.Errorf("sessiontest: clean-up: Delete has not returned %v after its context was done", patience)
@@ -96,7 +118,7 @@ func (e *env) save(ctx context.Context, id session.ID, rec session.Record, want 
 		return
 	}
 	if err := e.store.Save(ctx, id, rec); !matches(err, want) {
-		e.fail("Save of version %d %s: want %s, got %s", rec.Version, when, outcome(want), outcome(err))
+		e.failOf(id, hint(err), "Save of version %d %s: want %s, got %s", rec.Version, when, outcome(want), outcome(err))
 	}
 }
 
@@ -107,7 +129,7 @@ func (e *env) load(ctx context.Context, id session.ID, when string) session.Reco
 	}
 	rec, err := e.store.Load(ctx, id)
 	if err != nil {
-		e.fail("Load %s: want the record, got %s", when, outcome(err))
+		e.failOf(id, hint(err), "Load %s: want the record, got %s", when, outcome(err))
 	}
 	return rec
 }
@@ -116,7 +138,7 @@ func (e *env) load(ctx context.Context, id session.ID, when string) session.Reco
 func (e *env) holds(ctx context.Context, id session.ID, want session.Record, when string) {
 	got := e.load(ctx, id, when)
 	if d := difference(got, want); d != "" {
-		e.fail("Load %s: %s", when, d)
+		e.failOf(id, likely(got, want), "Load %s: %s", when, d)
 	}
 }
 
@@ -126,9 +148,9 @@ func (e *env) absent(ctx context.Context, id session.ID, when string) {
 		return
 	}
 	if rec, err := e.store.Load(ctx, id); err == nil {
-		e.fail("Load %s: want session.ErrNotFound, got a record of version %d", when, rec.Version)
+		e.failOf(id, "", "Load %s: want session.ErrNotFound, got a record of version %d", when, rec.Version)
 	} else if !matches(err, session.ErrNotFound) {
-		e.fail("Load %s: want session.ErrNotFound, got %s", when, outcome(err))
+		e.failOf(id, hint(err), "Load %s: want session.ErrNotFound, got %s", when, outcome(err))
 	}
 }
 
@@ -137,7 +159,7 @@ func (e *env) delete(ctx context.Context, id session.ID, when string) {
 		return
 	}
 	if err := e.store.Delete(ctx, id); err != nil {
-		e.fail("Delete %s: want success, got %s", when, outcome(err))
+		e.failOf(id, hint(err), "Delete %s: want success, got %s", when, outcome(err))
 	}
 }
 
@@ -145,20 +167,18 @@ func (e *env) delete(ctx context.Context, id session.ID, when string) {
 func (e *env) touch(
 	ctx context.Context, id session.ID, rec session.Record, expires time.Time, want error, when string,
 ) {
-	toucher, ok := e.store.(session.Toucher)
-	if !ok || e.failed() {
+	if e.failed() {
 		return
 	}
 	rec.Expires = expires
-	if err := toucher.Touch(ctx, id, rec); !matches(err, want) {
-		e.fail("Touch of version %d %s: want %s, got %s", rec.Version, when, outcome(want), outcome(err))
+	if err := e.store.Touch(ctx, id, rec); !matches(err, want) && supported(err) {
+		e.failOf(id, hint(err), "Touch of version %d %s: want %s, got %s", rec.Version, when, outcome(want), outcome(err))
 	}
 }
 
 // touches reports whether the store is a Toucher that supports Touch.
 func (e *env) touches(ctx context.Context) bool {
-	toucher, ok := e.store.(session.Toucher)
-	return ok && !errors.Is(toucher.Touch(ctx, e.newID(), session.Record{Version: 1}), errors.ErrUnsupported)
+	return supported(e.store.Touch(ctx, e.newID(), session.Record{Version: 1}))
 }
 
 // needsTouch skips the rule if the store has no Touch to check.
@@ -174,7 +194,7 @@ func (e *env) needsTouch(ctx context.Context) bool {
 func (e *env) skip(method string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.skipped = fmt.Sprintf("%T does not support %s, which is optional", e.store, method)
+	e.skipped = fmt.Sprintf("%T does not support %s, which is optional", e.store.handles[0], method)
 }
 
 // hour returns an expiry that no check lives to see.
@@ -202,30 +222,6 @@ func (e *env) wait(ctx context.Context, t time.Time) {
 		}
 		time.Sleep(min(d, 10*time.Millisecond))
 	}
-}
-
-// together calls f(0) … f(n-1) at the same time, and returns when all have returned.
-func together(n int, f func(i int)) {
-	start := make(chan struct{})
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			<-start
-			f(i)
-		})
-	}
-	close(start)
-	wg.Wait()
-}
-
-// many calls f(0) … f(n-1), a few at a time, which takes a server less time than one by one.
-func many(n int, f func(i int)) {
-	const workers = 4
-	together(workers, func(worker int) {
-		for i := worker; i < n; i += workers {
-			f(i)
-		}
-	})
 }
 
 // matches reports whether err is what want says: nil, or an error that wraps want and no other sentinel.
@@ -282,6 +278,17 @@ func difference(got, want session.Record) string {
 		return fmt.Sprintf("want byte %d of Data to be 0x%02x, got 0x%02x", i, want.Data[i], got.Data[i])
 	}
 	return ""
+}
+
+// likely names a likely cause of a difference, or is empty.
+func likely(got, want session.Record) string {
+	switch {
+	case got.Version != want.Version:
+		return hintVersion(got.Version, want.Version)
+	case !sameExpiry(got.Expires, want.Expires):
+		return hintTime(got.Expires, want.Expires)
+	}
+	return hintData(got.Data, want.Data)
 }
 
 // sameExpiry allows for a store that drops what is finer than a millisecond.

@@ -13,23 +13,26 @@ import (
 	"example.com/session/internal/client"
 )
 
-// RunSessions checks, each in a subtest of its own and on a store from newStore, that sessions in that store keep
+// RunSessions checks, each in a subtest of its own and on a store of its own, that sessions in that store keep
 // what package session promises for requests that meet: no change is lost, nothing that has ended comes back, and
 // no late response replaces a newer cookie. Requests go through [session.Manager.Handler], without a network.
 // [Run] names the rule that a store breaks; RunSessions shows what comes of it. It takes seconds.
 //
-// newStore may return the same store again, or one on a server that others use at the same time: all sessions
-// are new ones. They stay in the store until they expire, most within minutes, the marks of those that were ended for an
-// hour. What newStore opens it closes with t.Cleanup. Subtests are not allowed in a bubble of testing/synctest. A cache must
+// Stores.Place may return the same place again, or one that others use at the same time: all sessions
+// are new ones. They stay there until they expire, most within minutes, the marks of those that were ended for an
+// hour. Subtests are not allowed in a bubble of testing/synctest. A cache must
 // know of all that goes through it, as one within a process can.
 //
 // A rule does less on a store that is slow. Those named interleaved play 300 rounds at most. A failure tells
 // the seed of its round, which leads to much the same order of calls in each run, and all calls to the store.
-func RunSessions(t *testing.T, newStore func(t *testing.T) session.Store) {
+func RunSessions(t *testing.T, stores Stores) {
 	t.Helper()
+	if isSecondProcess() {
+		return
+	}
 	for _, r := range sessionRules() {
 		t.Run(r.name, func(t *testing.T) {
-			if err := r.run(t.Context(), newStore(t)); err != nil {
+			if err := r.run(t.Context(), stores.open(t, stores.place(t))); err != nil {
 				t.Error(err)
 			}
 		})

@@ -17,12 +17,12 @@ import (
 )
 
 func TestRunSessions(t *testing.T) {
-	sessiontest.RunSessions(t, func(*testing.T) session.Store { return session.NewMemoryStore() })
+	sessiontest.RunSessions(t, alone(func() session.Store { return session.NewMemoryStore() }))
 }
 
 func TestRunSessionsWithoutTouch(t *testing.T) {
 	t.Parallel()
-	sessiontest.RunSessions(t, func(*testing.T) session.Store { return double.Plain{Store: session.NewMemoryStore()} })
+	sessiontest.RunSessions(t, alone(func() session.Store { return double.Plain{Store: session.NewMemoryStore()} }))
 }
 
 // RunSessions plays the same rounds each time. These are others.

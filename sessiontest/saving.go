@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"context"
+	"time"
 
 	"example.com/session"
 )
@@ -21,6 +22,32 @@ func checkVersions(ctx context.Context, e *env) {
 			rec = e.load(ctx, id, "after a few saves") // with what a store hides in it
 		}
 		e.save(ctx, id, rec, nil, "over the live record of that version")
+	}
+}
+
+// checkVersionsMany saves a record as often as a counter of 8 bits can count and, where the store is fast, of 16.
+func checkVersionsMany(ctx context.Context, e *env) {
+	id := e.newID()
+	rec := session.Record{Data: []byte("saved many times"), Expires: hour()}
+	const enough = 1<<16 + 2
+	end := time.Now().Add(3 * time.Second)
+	most := enough
+	if e.kit.short {
+		most = 1<<8 + 2
+	}
+	for int(rec.Version) < most && !e.failed() && (rec.Version < 1<<8+2 || time.Now().Before(end)) {
+		e.save(ctx, id, rec, nil, "over the live record of that version, or none")
+		rec.Version++
+		if v := rec.Version; v&(v-1) == 0 || v%1000 == 0 || (v-1)&(v-2) == 0 {
+			e.holds(ctx, id, rec, "after as many saves")
+		}
+	}
+	e.holds(ctx, id, rec, "after as many saves")
+	stale := rec
+	for _, back := range []uint64{1 << 7, 1 << 8, 1 << 15, 1 << 16} {
+		if stale.Version = rec.Version - back; back < rec.Version {
+			e.save(ctx, id, stale, session.ErrConflict, "over a live record of a later version")
+		}
 	}
 }
 
@@ -59,8 +86,8 @@ func checkSaveStale(ctx context.Context, e *env) {
 func checkSaveAhead(ctx context.Context, e *env) {
 	id := e.newID()
 	e.create(ctx, id, session.Record{Data: []byte("data"), Expires: hour()})
-	// The last one is 1 to a store that keeps 32 bits of it.
-	for _, version := range []uint64{2, 3, 1<<32 + 1} {
+	// The later ones are 1 to a store that keeps 8, 16, 32 … bits of it.
+	for _, version := range []uint64{2, 3, 1<<8 + 1, 1<<15 + 1, 1<<16 + 1, 1<<31 + 1, 1<<32 + 1, 1<<48 + 1, 1<<53 + 1, 1<<63 + 1, 1<<64 - 1} {
 		rec := session.Record{Version: version, Data: []byte("ahead"), Expires: hour()}
 		e.save(ctx, id, rec, session.ErrConflict, "over a live record of version 1")
 	}

@@ -2,15 +2,13 @@ package sessiontest
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"example.com/session"
 )
 
 func checkSweepKeeps(ctx context.Context, e *env) {
-	sweeper := e.needsSweep(ctx)
-	if sweeper == nil {
+	if !e.needsSweep(ctx) {
 		return
 	}
 	var gone []session.ID
@@ -54,7 +52,7 @@ func checkSweepKeeps(ctx context.Context, e *env) {
 	later.Version = 1
 	live[again] = later
 
-	e.sweep(ctx, sweeper, sweepLimit)
+	e.sweep(ctx, sweepLimit)
 	for id, rec := range live {
 		e.holds(ctx, id, rec, "after DeleteExpired")
 	}
@@ -64,63 +62,43 @@ func checkSweepKeeps(ctx context.Context, e *env) {
 }
 
 func checkSweepCount(ctx context.Context, e *env) {
-	sweeper := e.needsSweep(ctx)
-	if sweeper == nil {
+	if !e.needsSweep(ctx) {
 		return
 	}
-	// Others may use the store: what they let expire, or sweep away, is not to be held against it. So only what
-	// is wrong each time is wrong, and only if nothing of others expired in as long a time.
 	const records, limit = 7, 3
-	removed := 0
-	for range 4 {
-		begin := time.Now()
-		expires := e.soon(func(expires time.Time) {
-			e.sweep(ctx, sweeper, sweepLimit)
-			for range records {
-				e.create(ctx, e.newID(), session.Record{Data: []byte("short-lived"), Expires: expires})
-			}
-		})
-		e.wait(ctx, expires)
-		removed = e.sweep(ctx, sweeper, limit)
-		if e.failed() || removed == records {
-			return
+	missing := e.swept(ctx, limit, func(expires time.Time) int {
+		e.sweep(ctx, sweepLimit)
+		for range records {
+			e.create(ctx, e.newID(), session.Record{Data: []byte("short-lived"), Expires: expires})
 		}
-		took := time.Since(begin)
-		e.sweep(ctx, sweeper, sweepLimit)
-		e.wait(ctx, time.Now().Add(took))
-		if e.sweep(ctx, sweeper, sweepLimit) > 0 {
-			return
-		}
+		return records
+	})
+	if missing != 0 {
+		e.fail("DeleteExpired(%d) until it returned less: want %d records removed, as many as had just expired, "+
+			"got %d in all", limit, records, records-missing)
 	}
-	e.fail("DeleteExpired(%d) until it returned less: want %d records removed, as many as had just expired, "+
-		"got %d in all", limit, records, removed)
 }
 
 const sweepLimit = 1000
 
-// needsSweep skips the rule if the store has no DeleteExpired to check.
-func (e *env) needsSweep(ctx context.Context) session.Sweeper {
-	sweeper, ok := e.store.(session.Sweeper)
-	if ok {
-		_, err := sweeper.DeleteExpired(ctx, 1)
-		ok = !errors.Is(err, errors.ErrUnsupported)
-	}
-	if !ok {
+// needsSweep reports whether the store has a DeleteExpired, and skips the rule if not.
+func (e *env) needsSweep(ctx context.Context) bool {
+	if _, err := e.store.DeleteExpired(ctx, 1); !supported(err) {
 		e.skip("DeleteExpired")
-		return nil
+		return false
 	}
-	return sweeper
+	return true
 }
 
 // sweep removes all expired records, at most limit at a time, and returns how many.
-func (e *env) sweep(ctx context.Context, sweeper session.Sweeper, limit int) int {
+func (e *env) sweep(ctx context.Context, limit int) int {
 	const calls = 1000
 	total := 0
 	for range calls {
 		if e.failed() {
 			return total
 		}
-		n, err := sweeper.DeleteExpired(ctx, limit)
+		n, err := e.store.DeleteExpired(ctx, limit)
 		if err != nil {
 			e.fail("DeleteExpired(%d): want success, got %s", limit, outcome(err))
 		} else if n < 0 || n > limit {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -40,14 +42,17 @@ func openIn(t *testing.T, rawURL string) *natsStore {
 	return store.(*natsStore)
 }
 
-// onServer returns a function that opens the store of one server anew.
-func onServer(t *testing.T) func(t *testing.T) session.Store {
-	rawURL := startServer(t)
-	return func(t *testing.T) session.Store { return openIn(t, rawURL) }
+// A stream of one server for each rule, which two processes have open.
+func TestStore(t *testing.T) {
+	server := sync.OnceValue(func() string { return startServer(t) }) // not in the second process
+	stores := sessiontest.Stores{
+		Place:     func(t *testing.T) string { return server() + "?stream=s" + strings.ToLower(rand.Text()) },
+		Open:      func(ctx context.Context, place string) (session.Store, error) { return openNATS(ctx, place) },
+		Processes: true,
+	}
+	sessiontest.Run(t, stores)
+	sessiontest.RunSessions(t, stores)
 }
-
-func TestStore(t *testing.T)    { sessiontest.Run(t, onServer(t)) }
-func TestSessions(t *testing.T) { sessiontest.RunSessions(t, onServer(t)) }
 
 // Deleted records leave nothing in the stream, and replaced ones no more than the last message.
 func TestNothingIsLeft(t *testing.T) {

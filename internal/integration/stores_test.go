@@ -15,14 +15,14 @@ import (
 
 // Every store keeps the contract.
 func TestStores(t *testing.T) {
-	storetest.Each(t, func(t *testing.T, newStore func(*testing.T) session.Store) { sessiontest.Run(t, newStore) })
+	storetest.EachShared(t, storetest.Private, func(t *testing.T, kind storetest.Kind) { sessiontest.Run(t, kind.Stores()) })
 }
 
 // Whole sessions keep their promises on every store.
 func TestSessions(t *testing.T) {
-	storetest.Each(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+	storetest.EachShared(t, storetest.Private, func(t *testing.T, kind storetest.Kind) {
 		t.Parallel() // much of the time it waits for a server
-		sessiontest.RunSessions(t, newStore)
+		sessiontest.RunSessions(t, kind.Stores())
 	})
 }
 

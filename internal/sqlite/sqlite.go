@@ -121,6 +121,34 @@ func (d Driver) new(t *testing.T, settings ...string) *session.SQLiteStore {
 	return newStore(t, d.open(t, newPath(t), slices.Concat(fast, settings)...), nil)
 }
 
+// stores returns what the conformance kit needs to know. The pool of each store has at most so many connections.
+func (d Driver) stores(conns int, settings ...string) sessiontest.Stores {
+	return sessiontest.Stores{
+		Place:     newPath,
+		Processes: true,
+		Open: func(ctx context.Context, path string) (session.Store, error) {
+			db, err := d.Open(path, slices.Concat(fast, settings)...)
+			if err != nil {
+				return nil, err
+			}
+			db.SetMaxOpenConns(conns)
+			store, err := session.NewSQLiteStore(ctx, db, nil)
+			if err != nil {
+				return nil, errors.Join(err, db.Close())
+			}
+			return closesDB{store, db}, nil
+		},
+	}
+}
+
+// closesDB is a store with a pool of its own.
+type closesDB struct {
+	*session.SQLiteStore
+	db *sql.DB
+}
+
+func (s closesDB) Close() error { return errors.Join(s.SQLiteStore.Close(), s.db.Close()) }
+
 // Run tests the store on a driver.
 func Run(t *testing.T, d Driver) {
 	for name, settings := range map[string][]string{
@@ -131,18 +159,14 @@ func Run(t *testing.T, d Driver) {
 		"immediate":    {"?_txlock=immediate", "?_timefmt=sqlite", "?_loc=auto"},
 	} {
 		t.Run("Contract/"+name, func(t *testing.T) {
-			sessiontest.Run(t, func(t *testing.T) session.Store { return d.new(t, settings...) })
+			sessiontest.Run(t, d.stores(4, settings...))
 		})
 	}
 	t.Run("Contract/one connection", func(t *testing.T) {
-		sessiontest.Run(t, func(t *testing.T) session.Store {
-			db := d.open(t, newPath(t), fast...)
-			db.SetMaxOpenConns(1)
-			return newStore(t, db, nil)
-		})
+		sessiontest.Run(t, d.stores(1))
 	})
 	t.Run("Sessions", func(t *testing.T) {
-		sessiontest.RunSessions(t, func(t *testing.T) session.Store { return d.new(t) })
+		sessiontest.RunSessions(t, d.stores(4))
 	})
 	for name, test := range map[string]func(*testing.T, Driver){
 		"Bytes": testBytes, "DamagedRows": testDamagedRows, "TooLarge": testTooLarge, "Pages": testPages, "Sweepers": testSweepers,

@@ -13,6 +13,7 @@ import (
 
 	"example.com/session"
 	"example.com/session/internal/servertest"
+	"example.com/session/sessiontest"
 )
 
 // A Kind is a kind of store.
@@ -133,6 +134,16 @@ func (k Kind) Place(t *testing.T) string {
 // Open opens a store at a place. The caller closes it.
 func (k Kind) Open(ctx context.Context, place string) (session.StoreCloser, error) {
 	return k.open(ctx, place)
+}
+
+// Stores returns what the conformance kit needs to know.
+func (k Kind) Stores() sessiontest.Stores {
+	return sessiontest.Stores{
+		Place:     k.place,
+		Open:      func(ctx context.Context, place string) (session.Store, error) { return k.open(ctx, place) },
+		Once:      k.Shared < Processes,
+		Processes: k.Shared == Processes,
+	}
 }
 
 // New returns a store that nobody else uses.
