@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -77,14 +78,25 @@ func (r *run) conclude() {
 	}
 	all := r.samples.where(func(sample) bool { return true })
 	r.say("all: %s", describe(all))
-	r.say("the processes took %.1f s of processor time, %.3f cores, %.2f ms a request", r.total.cpu.Seconds(),
-		r.total.cpu.Seconds()/r.now().Seconds(), ms(r.total.cpu)/float64(max(1, len(all))))
+	r.took("the processes", r.total.cpu, len(all))
+	for i, p := range r.parts {
+		r.took(p.name, r.servers[i].CPU(), len(r.samples.where(func(s sample) bool { return s.store == p.name })))
+	}
+	var use syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &use)
+	r.took("the browsers", time.Duration(use.Utime.Nano()+use.Stime.Nano()), len(all))
 	r.flat()
 	verdict := "nothing was lost, nothing came back, nobody was logged out without a reason"
 	if r.t.Failed() {
 		verdict = "FAILED"
 	}
 	r.say("seed %d: %s", *seed, verdict)
+}
+
+// took prints what of the machine somebody took. Servers count from when they were last started.
+func (r *run) took(who string, cpu time.Duration, requests int) {
+	r.say("%s took %.1f s of processor time, %.3f cores, %.2f ms a request", who, cpu.Seconds(),
+		cpu.Seconds()/r.now().Seconds(), ms(cpu)/float64(max(1, requests)))
 }
 
 // phases prints how long requests took before, during and after the faults of a store, and judges errors.

@@ -45,7 +45,7 @@ func (l *load) now() time.Duration { return time.Since(l.began) }
 func newPart(name string, n int, s settings, now func() time.Duration) *part {
 	p := &part{name: name, checker: newChecker(name, s, now)}
 	for i := range n {
-		if u := len(p.users); u == 0 || (u%2 == 1 && p.has(u-1) == 3) || p.has(u-1) == 6 {
+		if u := len(p.users); u == 0 || (u%2 == 1 && p.has(u-1) == 3) || p.has(u-1) == 5 {
 			p.users = append(p.users, &user{name: fmt.Sprintf("%s-user-%d", name, u)})
 		}
 		jar, _ := cookiejar.New(nil)
@@ -152,7 +152,7 @@ func (l *load) do(d draw) {
 	case d.what < .02 && ghosts > 0:
 		l.haunt(d)
 		return
-	case !in && d.what < .5:
+	case !in && d.what < .1: // it takes some seconds
 		what = "login"
 	case d.what < .03:
 		what = "logout"

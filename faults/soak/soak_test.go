@@ -25,6 +25,7 @@ type run struct {
 	length    time.Duration
 	settings  settings
 	bin       string
+	servers   []*servertest.Server // of the parts
 	urls      []string
 	processes []*program.Process
 	latest    []*stats // of each process
@@ -68,6 +69,7 @@ func TestSoak(t *testing.T) {
 		tb: t, began: time.Now(), rng: rand.New(rand.NewPCG(*seed, 0)),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}},
 	}
+	r.servers = []*servertest.Server{cluster, postgres}
 	r.urls = []string{"redis=" + cluster.URL, "postgres=" + postgres.URL}
 	r.parts = []*part{
 		newPart("redis", *crowd/2, r.settings, r.now), newPart("postgres", *crowd-*crowd/2, r.settings, r.now),

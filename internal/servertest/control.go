@@ -63,6 +63,16 @@ func (s *Server) RestartNode(i int) {
 	}
 }
 
+// CPU returns the processor time that the server's processes took since they were started. It is zero where there is no
+// Linux /proc.
+func (s *Server) CPU() (d time.Duration) {
+	s.own("CPU").Helper()
+	for _, n := range s.group.nodes {
+		d += n.process.cpu()
+	}
+	return d
+}
+
 func (s *Server) control(name string, do func(*process, context.Context) error) {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
