@@ -6,6 +6,7 @@
 # make figures     what can be counted of the source, and whether it keeps the limits
 # make cover       the share of statements that tests reach
 # make fuzz        ten minutes for each fuzz test
+# make soak        hundreds of browsers for 12 minutes, with failovers in the middle; SOAK=1h for longer
 # make bench       other libraries and bare clients beside this one, about 20 minutes; draws the charts
 # make bench-quick in less than two minutes: what needs no server, and Redis
 
@@ -15,8 +16,9 @@ TESTS       = $(MODULES:%=test@%)
 FUZZTIME    = 10m
 ROUNDS      = 300
 FEW         = 30
+SOAK        = 12m
 
-.PHONY: test $(TESTS) encrypted faults copy install check figures cover fuzz quickstart bench bench-quick
+.PHONY: test $(TESTS) encrypted faults copy install check figures cover fuzz quickstart soak bench bench-quick
 
 # Much of the time tests wait, so two modules are tested at a time. What one prints comes when it has ended. SQLite in Go is
 # slow with -race, and plays few histories.
@@ -62,6 +64,10 @@ fuzz:
 
 quickstart:
 	go run ./examples/quickstart
+
+# Without -race: what it watches is memory and time. go test -v prints at once.
+soak: install
+	cd faults && SESSION_TEST_REQUIRE=1 go test -count=1 -timeout 0 -v -run TestSoak ./soak -args -for $(SOAK)
 
 bench: install
 	mkdir -p bench/results

@@ -42,6 +42,37 @@ func (s *Server) Restart(empty bool) {
 	}
 }
 
+// KillNode ends one of the server's processes, that of Addrs[i], as Kill does. Start the server with what it needs to
+// go on without: a Redis Cluster has a -cluster-node-timeout of a minute.
+func (s *Server) KillNode(i int) {
+	s.own("KillNode").Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := s.group.nodes[i].process.kill(ctx); err != nil {
+		s.tb.Fatalf("servertest: KillNode of %s: %v", s.Name, err)
+	}
+}
+
+// RestartNode starts the process of Addrs[i] again, after KillNode, with what it had, and returns when it answers.
+func (s *Server) RestartNode(i int) {
+	s.own("RestartNode").Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := s.group.runNode(ctx, s.group.nodes[i]); err != nil {
+		s.tb.Fatalf("servertest: RestartNode: %v", s.group.explain(err))
+	}
+}
+
+// CPU returns the processor time that the server's processes took since they were started. It is zero where there is no
+// Linux /proc.
+func (s *Server) CPU() (d time.Duration) {
+	s.own("CPU").Helper()
+	for _, n := range s.group.nodes {
+		d += n.process.cpu()
+	}
+	return d
+}
+
 func (s *Server) control(name string, do func(*process, context.Context) error) {
 	s.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)

@@ -122,6 +122,29 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// One process of a server dies and comes back, while the others go on.
+func TestNodes(t *testing.T) {
+	s := Start(t, KindRedisCluster)
+	ping := func(i int) error {
+		_, err := askRedis(s.Addrs[i], "PING")
+		return err
+	}
+	s.KillNode(1)
+	if err := ping(1); err == nil {
+		t.Error("a node answers that was killed")
+	}
+	if err := ping(0); err != nil {
+		t.Error(err)
+	}
+	s.RestartNode(1)
+	if err := ping(1); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/proc/self/stat"); err == nil && s.CPU() <= 0 {
+		t.Error("it took no processor time")
+	}
+}
+
 func TestStartArgs(t *testing.T) {
 	s := Start(t, KindRedis, "--maxmemory", "12345678", "--requirepass", "")
 	text, err := askRedis(s.Addrs[0], "INFO", "memory")
