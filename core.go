@@ -260,7 +260,7 @@ func (c *core) read(ctx context.Context, letIn bool) error {
 		return err
 	}
 	if c.standing = c.judge(letIn); c.standing == reused && !c.slot.rec.Cached && c.fromItsDevice() {
-		c.m.observe(ctx, Event{Kind: EventReused, ID: c.slot.id})
+		c.m.observe(ctx, Event{Kind: EventReused, ID: c.slot.id, User: c.owner()})
 		c.standing = previous
 	}
 	if !c.standing.served() {
