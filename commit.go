@@ -70,6 +70,7 @@ func (c *core) settled() {
 
 // plan returns the next step.
 func (c *core) plan(h header) plan {
+	_, isCall := c.origin.(*call)
 	s := situation{
 		place:    c.place,
 		standing: c.standing,
@@ -82,6 +83,7 @@ func (c *core) plan(h header) plan {
 		device:   c.binds(),
 		cookie:   !c.proven && c.cookieDue(),
 		lost:     c.lost,
+		call:     isCall,
 		quiet:    c.quiet || c.proven || c.outside != nil,
 		now:      c.now,
 	}

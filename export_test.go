@@ -168,6 +168,7 @@ type Situation struct {
 	Device    codec.Device
 	Cookie    bool
 	Lost      bool
+	Call      bool
 	Quiet     bool
 	Unused    time.Duration // since the last use that the record knows of
 	Now       int64
@@ -179,7 +180,7 @@ func (m *Manager) Plan(s Situation) (step string, cred codec.Credential, err err
 		place:    place{phase(slices.Index(phases, s.Phase)), s.Straggler},
 		standing: standing(slices.Index(standings, s.Standing)),
 		count:    s.Count, cred: &s.Cred, header: header(max(0, slices.Index(headers, s.Header))),
-		device: s.Device, cookie: s.Cookie, lost: s.Lost, quiet: s.Quiet, now: s.Now,
+		device: s.Device, cookie: s.Cookie, lost: s.Lost, call: s.Call, quiet: s.Quiet, now: s.Now,
 		body: &codec.Body{User: []byte(s.User), Created: s.Now - s.Unused.Milliseconds(), Saved: s.Now - s.Unused.Milliseconds()},
 		wants: wants{
 			end: strings.Contains(s.Wants, "end"), change: strings.Contains(s.Wants, "change"),

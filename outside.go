@@ -117,8 +117,8 @@ func (c *core) judgeOutside() standing {
 // renewal stays logged in, one that misses that of a login or of Regenerate logs in again. Calls with one token at the same
 // time are served like requests. After a panic of fn, the client keeps the token that it has.
 //
-// The error is fn's, or the session's first failure: ErrGone if the session ended meanwhile, ErrTooLarge,
-// ErrTooManySessions, or the store's. ctx ends nothing that is being saved; Options.StoreTimeout bounds that. Options.Bind
+// The error is fn's, or the session's first failure: ErrGone if the session ended or expired meanwhile, and fn has changed it and
+// logged nobody in; ErrTooLarge, ErrTooManySessions, or the store's. ctx ends nothing that is being saved; Options.StoreTimeout bounds that. Options.Bind
 // has no request to look at: with it, Do returns an error. Do is safe for concurrent use; fn may call Do, but waits in vain
 // for a lock that its own session holds.
 func (m *Manager) Do(ctx context.Context, token string, fn func(context.Context) error) (next string, err error) {

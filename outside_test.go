@@ -537,6 +537,55 @@ func TestDoForLong(t *testing.T) {
 	})
 }
 
+// A call that goes on after its session has expired is told so, and no other takes its place: what the call changes belongs to
+// what it saw before. A login begins a session all the same.
+func TestDoOutlivesItsSession(t *testing.T) {
+	for name, test := range map[string]struct {
+		late func(*session.Session)
+		gone bool
+		user string
+	}{
+		"reads":                {func(s *session.Session) { s.Get("k") }, false, ""},
+		"changes":              {func(s *session.Session) { s.Set("k", 2) }, true, ""},
+		"changes after a look": {func(s *session.Session) { s.Reload(t.Context()); s.Set("k", 2) }, true, ""},
+		"saves and changes":    {func(s *session.Session) { s.Set("k", 2); s.Save(t.Context()); s.Set("l", 3) }, true, ""},
+		"logs in":              {func(s *session.Session) { s.SetUser("bob") }, false, "bob"},
+		"logs in after a look": {func(s *session.Session) { s.Reload(t.Context()); s.SetUser("bob") }, false, "bob"},
+		"logs out":             {func(s *session.Session) { s.Destroy() }, false, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := session.NewMemoryStore()
+				c := &caller{t: t, m: newManager(t, store, &session.Options{SweepInterval: session.Never})}
+				c.do(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) })
+				err := c.try(func(ctx context.Context) error {
+					s := session.FromContext(ctx)
+					s.User()
+					time.Sleep(time.Hour)
+					test.late(s)
+					return nil
+				})
+				if test.gone != errors.Is(err, session.ErrGone) || !test.gone && err != nil {
+					t.Errorf("Do returns %v", err)
+				}
+				live := 0
+				if test.user != "" {
+					live = 1
+				}
+				if n, err := session.Count(t.Context(), store); n != live || err != nil {
+					t.Errorf("%d sessions live (%v), want %d", n, err, live)
+				}
+				c.do(func(s *session.Session) { // whatever its token is worth, the next call is served
+					if s.User() != test.user || s.Has("k") {
+						t.Errorf("the next call has %v of %q", s, s.User())
+					}
+					s.Set("k", 4)
+				})
+			})
+		})
+	}
+}
+
 // A call of a session that ends meanwhile is told so, and leaves nothing behind.
 func TestDoMeetsTheEnd(t *testing.T) {
 	store := session.NewMemoryStore()

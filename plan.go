@@ -44,6 +44,7 @@ type situation struct {
 	device   codec.Device // that the session is to be bound to; zero for none
 	cookie   bool         // the client is to hold another cookie than it sent, as far as is known without a look
 	lost     bool         // the session was served to this request, and is no more
+	call     bool         // the request is a call of Manager.Do
 	quiet    bool         // what nobody asked for has been done, or has failed once
 	now      int64
 }
@@ -144,6 +145,8 @@ func (t *timing) plan(s *situation) plan {
 
 func planCreate(s *situation) plan {
 	switch {
+	case s.lost && s.call && !s.wants.login && !s.wants.end: // it may have gone on for hours: what it saw is no visitor's
+		return plan{step: stepGiveUp, err: ErrGone}
 	case s.header != headerSent:
 		return plan{step: stepCreate}
 	case s.lost:

@@ -368,6 +368,11 @@ func TestPlan(t *testing.T) {
 		{"who logs out", session.Situation{Phase: "visitor", Wants: "end"}, "none", none, nil},
 		{"too late", session.Situation{Phase: "visitor", Wants: "change", Header: "sent"}, "give up", none, session.ErrHeaderSent},
 		{"too late, and had one", session.Situation{Phase: "visitor", Wants: "change", Header: "sent", Lost: true}, "give up", none, session.ErrGone},
+		{"who had one in this request", session.Situation{Phase: "visitor", Wants: "change", Lost: true}, "create", none, nil},
+		{"who had one in this call", session.Situation{Phase: "visitor", Wants: "change", Lost: true, Call: true}, "give up", none, session.ErrGone},
+		{"who had one in this call, and is to have another", session.Situation{Phase: "visitor", Wants: "end change", Lost: true, Call: true}, "create", none, nil},
+		{"who had one in this call, and logs in", session.Situation{Phase: "visitor", Wants: "change key user login", Lost: true, Call: true}, "create", none, nil},
+		{"who had none in this call", session.Situation{Phase: "visitor", Wants: "change", Call: true}, "create", none, nil},
 
 		{"closed: reads", straggler("closed", "", true), "none", none, nil},
 		{"closed: a straggler's change", straggler("closed", "change", true), "give up", none, session.ErrGone},

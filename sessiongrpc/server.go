@@ -58,8 +58,8 @@ func UnaryServerInterceptor(m *session.Manager) grpc.UnaryServerInterceptor {
 // by a stream knows it when that has ended: a unary call is the better place for a login, and streams are opened after it.
 //
 // A stream that runs for long keeps no session alive unless it saves; ForceSave and Save do that without a change. Call
-// Reload before what depends on the session: it returns session.ErrGone once that has ended or expired, while a change after
-// it expired begins a new one. With Options.Locking, call Session.Unlock, since the client's other calls wait for the lock.
+// Reload before what depends on the session: it returns session.ErrGone once that has ended or expired, as a change does
+// then. With Options.Locking, call Session.Unlock, since the client's other calls wait for the lock.
 func StreamServerInterceptor(m *session.Manager) grpc.StreamServerInterceptor {
 	return func(server any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		return do(ss.Context(), m, info.FullMethod, ss.SetTrailer, func(ctx context.Context) error {
