@@ -158,7 +158,7 @@ func (l *lab) metrics() map[string]int64 {
 func text(attrs []attribute.KeyValue) string {
 	var all []string
 	for _, a := range attrs {
-		all = append(all, string(a.Key)+"="+a.Value.Emit())
+		all = append(all, string(a.Key)+"="+a.Value.String())
 	}
 	return strings.Join(all, " ")
 }

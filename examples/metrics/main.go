@@ -1,6 +1,9 @@
-// Metrics counts what happens to sessions and what the store does, and shows it at /debug/vars, on an address of its
-// own that is not for the public. Try it with curl -c jar -b jar http://127.0.0.1:8080/, and look at
-// http://127.0.0.1:8081/debug/vars. metrics.go has all that takes.
+// Metrics counts what happens to sessions and what the store does, in two ways: plain.go with expvar and nothing else, at
+// /debug/vars, and telemetry.go with OpenTelemetry, at /metrics for Prometheus. Both are on an address of their own that is
+// not for the public. An application needs one of them. Try it with curl -c jar -b jar http://127.0.0.1:8080/, and look at
+// http://127.0.0.1:8081/metrics.
+//
+// prometheus.yaml has Prometheus fetch the metrics and watch them by alerts.yaml; dashboard.json is for Grafana.
 package main
 
 import (
@@ -29,6 +32,17 @@ func newHandler() http.Handler {
 		s := session.FromContext(r.Context())
 		fmt.Fprintf(w, "This is visit %d.\n", visits.Update(s, func(n int) int { return n + 1 }))
 	})
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
+		session.FromContext(r.Context()).SetUser(r.FormValue("user")) // who would have to give a password
+		fmt.Fprintln(w, "Welcome.")
+	})
+	mux.HandleFunc("POST /work", func(w http.ResponseWriter, r *http.Request) {
+		s := session.FromContext(r.Context())
+		if s.Lock(r.Context()) == nil { // one request of a session at a time; Err has what went wrong
+			visits.Update(s, func(n int) int { return n + 1 })
+		}
+		fmt.Fprintln(w, "Done.")
+	})
 	mux.HandleFunc("POST /end", func(w http.ResponseWriter, r *http.Request) {
 		session.FromContext(r.Context()).Destroy()
 		fmt.Fprintln(w, "Good bye.")
@@ -39,7 +53,7 @@ func newHandler() http.Handler {
 func main() {
 	var c config
 	flag.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`address` to listen on; port 0 picks a free one")
-	flag.StringVar(&c.debug, "debug", "127.0.0.1:8081", "`address` of /debug/vars")
+	flag.StringVar(&c.debug, "debug", "127.0.0.1:8081", "`address` of /debug/vars and /metrics")
 	flag.StringVar(&c.store, "store", "", "`URL` of the session store; one with a password belongs into "+
 		"SESSION_STORE, since /debug/vars shows the command line; empty for a temporary file")
 	flag.Parse()
@@ -67,9 +81,17 @@ func (c *config) run(ctx context.Context) error {
 	defer store.Close()
 	counted := newMetrics()
 	counted.watch(store)
+	exported, err := newTelemetry(store)
+	if err != nil {
+		return err
+	}
+	defer exported.close()
 	m, err := session.New(store, []byte(c.secret), &session.Options{
-		Cookie:   session.Cookie{InsecureHTTP: true}, // there is no TLS here
-		Observer: counted.observe,
+		Cookie: session.Cookie{InsecureHTTP: true}, // there is no TLS here
+		Observer: func(ctx context.Context, e session.Event) {
+			counted.observe(ctx, e)
+			exported.Observe(ctx, e)
+		},
 	})
 	if err != nil {
 		return err
@@ -84,9 +106,10 @@ func (c *config) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("listening on http://%s\nmetrics on http://%s/debug/vars\n", public.Addr(), private.Addr())
+	fmt.Printf("listening on http://%s\nmetrics on http://%s/debug/vars\nprometheus on http://%[2]s/metrics\n", public.Addr(), private.Addr())
 	debug := http.NewServeMux()
 	debug.Handle("GET /debug/vars", expvar.Handler())
+	debug.Handle("GET /metrics", exported.page)
 	server := &http.Server{Handler: m.Handler(newHandler()), ReadTimeout: 10 * time.Second}
 	look := &http.Server{Handler: debug, ReadTimeout: 10 * time.Second}
 	defer look.Close()
