@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -125,12 +127,14 @@ func (md *medium) measure(name string, n int) sizing {
 		}
 		save := func(version uint64) func(session.ID) error {
 			return func(id session.ID) error {
-				return store.Save(context.Background(), id, session.Record{Version: version, Expires: crowdExpiry(false), Data: data})
+				rec := session.Record{Version: version, Expires: crowdExpiry(false), Data: slices.Clone(data)} // which a store may keep
+				return store.Save(context.Background(), id, rec)
 			}
 		}
 		each("create", save(0))
 		z.Bytes[kind] = (md.size(table) - before) / float64(n)
 		if kind != smallRecord {
+			runtime.KeepAlive(store)
 			continue
 		}
 		each("load", func(id session.ID) error {
@@ -146,6 +150,7 @@ func (md *medium) measure(name string, n int) sizing {
 			each("save", save(1))
 			z.Bytes[savedRecord] = (md.size(table) - before) / float64(n)
 		}
+		runtime.KeepAlive(store)
 	}
 	return z
 }

@@ -33,10 +33,11 @@ const (
 	kindNew        = "begins a session of nobody"
 	kindLogin      = "logs in, without a session"
 	kindLoginAgain = "logs in, with a session"
+	kindLocked     = "reads, under a lock"
 	kindLogout     = "logs out"
 )
 
-var kinds = []string{kindUnused, kindRead, kindTouch, kindRenewal, kindWrite, kindNew, kindLogin, kindLoginAgain, kindLogout}
+var kinds = []string{kindUnused, kindRead, kindTouch, kindRenewal, kindWrite, kindNew, kindLogin, kindLoginAgain, kindLogout, kindLocked}
 
 // costs are what each kind of request asks the store for, if it meets no other. TestOperations counts.
 var costs = map[string]operations{
@@ -49,6 +50,12 @@ var costs = map[string]operations{
 	kindLogin:      {Load: 1, Save: 2},
 	kindLoginAgain: {Load: 2, Save: 2},
 	kindLogout:     {Load: 2, Save: 2},
+	kindLocked:     {Load: 3, Save: 2},
+}
+
+// endOf is what the end of k sessions of a user asks for, if there is one.
+func endOf(k float64) operations {
+	return operations{Load: 2 + k, Save: 2 + k}
 }
 
 // A workload is what an application asks for.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -61,6 +62,11 @@ func TestOperations(t *testing.T) {
 		{kindNew, nil, 0, begin},
 		{kindLogin, nil, 0, login},
 		{kindLoginAgain, begin, time.Second, login},
+		{kindLocked, login, time.Second, func(s *session.Session) {
+			if err := s.Lock(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}},
 		{kindLogout, login, time.Second, func(s *session.Session) { s.Destroy() }},
 	} {
 		t.Run(test.kind, func(t *testing.T) {
@@ -90,5 +96,34 @@ func TestOperations(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestOthers wants what the end of several sessions costs to be what SCALING.md says.
+func TestOthers(t *testing.T) {
+	for _, k := range []float64{1, 5} {
+		t.Run(fmt.Sprint(k), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testOthers(t, k) })
+		})
+	}
+}
+
+func testOthers(t *testing.T, k float64) {
+	store := &countingStore{Store: session.NewMemoryStore()}
+	m, err := session.New(store, []byte("a secret of at least 32 bytes, for a test"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for range int(k) {
+		sessiontest.NewClient(t, m, m.Handler(http.NotFoundHandler())).Session(func(s *session.Session) { s.SetUser("ann") })
+	}
+	time.Sleep(time.Second)
+	store.n = operations{}
+	if n, err := m.EndSessions(t.Context(), session.OfUser("ann")); n != int(k) || err != nil {
+		t.Fatal(n, err)
+	}
+	if want := endOf(k); store.n != want {
+		t.Errorf("%+v, want %+v", store.n, want)
 	}
 }

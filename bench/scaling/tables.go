@@ -10,7 +10,7 @@ import (
 
 // writeTables prints the tables of SCALING.md that come from the model.
 func writeTables(out io.Writer, f *figures) error {
-	for _, table := range []func(*figures) (string, error){operationsTable, sizesTable, plansTable} {
+	for _, table := range []func(*figures) (string, error){operationsTable, sizesTable, recordsText, listText, plansTable} {
 		text, err := table(f)
 		if err != nil {
 			return err
@@ -59,10 +59,24 @@ func sizesTable(f *figures) (string, error) {
 	return b.String(), nil
 }
 
+// recordsText is what a record is of.
+func recordsText(f *figures) (string, error) {
+	return fmt.Sprintf(`- Of the record itself, %.0f bytes are a session of three short values with its user, address and User-Agent, %.0f one of ten
+  values of 2 KiB together, %.0f the mark that a logout leaves, %.0f a user's list, and %.0f each further session in that.
+`, f.Data["small"], f.Data["2 KiB"], f.Data["ended"], f.Data["list"], f.Data["list of two"]-f.Data["list"]), nil
+}
+
+// listText is how long a list gets, see makeRoom in index.go.
+func listText(f *figures) (string, error) {
+	const room = 1 << 20 * 3 / 4 // of MaxSize
+	return fmt.Sprintf("- A list has at most three quarters of `MaxSize` (1 MiB): about %.0f sessions. Beyond, the oldest end.\n",
+		math.Round(room/(f.Data["list of two"]-f.Data["list"])/100)*100), nil
+}
+
 // plansTable is the workloads that SCALING.md speaks of.
 func plansTable(f *figures) (string, error) {
 	var b strings.Builder
-	b.WriteString("| live sessions | requests/s | Load/s | Save/s | Redis | masters | PostgreSQL | its cores | MariaDB | its cores | the application's cores |\n" +
+	b.WriteString("| live sessions | requests/s | Load/s | Save/s, Touch/s | Redis: memory | masters | PostgreSQL: disk | cores | MariaDB: disk | cores | the application's cores |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|\n")
 	visits := usual // with the default timeouts, and visits of a quarter of an hour
 	visits.Idle, visits.Life = 15*time.Minute, 30*time.Minute
