@@ -7,7 +7,7 @@
 # make cover       the share of statements that tests reach
 # make fuzz        ten minutes for each fuzz test
 # make soak        hundreds of browsers for 12 minutes, with failovers in the middle; SOAK=1h for longer
-# make bench       other libraries and bare clients beside this one, about 20 minutes; draws the charts
+# make bench       other libraries and bare clients beside this one, about 30 minutes; draws the charts
 # make bench-quick in less than two minutes: what needs no server, and Redis
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -71,7 +71,7 @@ soak: install
 
 bench: install
 	mkdir -p bench/results
-	cd bench && go test -count=1 -timeout 60m -run TestCompare -args -scale full -report results
+	cd bench && go test -count=1 -timeout 90m -run 'TestCompare|TestSizes' -args -scale full -report results
 
 bench-quick:
 	cd bench && go test -count=1 -run TestCompare -args -scale quick

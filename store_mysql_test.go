@@ -47,6 +47,20 @@ func testMySQLStore(t *testing.T, server *servertest.Server) {
 	}
 }
 
+// A table that is partitioned by the ID is one like any other.
+func TestMySQLPartitions(t *testing.T) { onMySQL(t, testMySQLPartitions) }
+
+func testMySQLPartitions(t *testing.T, server *servertest.Server) {
+	_, db := newMySQLDatabase(t, server)
+	schema, err := session.MySQLSchema("sessions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, db, schema)
+	mustExec(t, db, "ALTER TABLE sessions PARTITION BY KEY (id) PARTITIONS 4")
+	sessiontest.Run(t, storesIn("", func(string) session.Store { return newMySQLStore(t, db, nil) }))
+}
+
 // openDB returns a pool of connections as an application has one, with the driver's parameters.
 func openDB(t *testing.T, rawURL, params string) *sql.DB {
 	t.Helper()

@@ -39,6 +39,16 @@ func TestPostgresStore(t *testing.T) {
 	}
 }
 
+// A table that is partitioned by the ID is one like any other.
+func TestPostgresPartitions(t *testing.T) {
+	_, pool := newPostgresDatabase(t, servertest.PostgreSQL(t))
+	mustExecPostgres(t, pool, "CREATE TABLE sessions (id bytea PRIMARY KEY, version bigint NOT NULL, expires bigint NOT NULL, data bytea NOT NULL) PARTITION BY HASH (id)")
+	for i := range 4 {
+		mustExecPostgres(t, pool, fmt.Sprintf("CREATE TABLE sessions_%d PARTITION OF sessions FOR VALUES WITH (MODULUS 4, REMAINDER %[1]d)", i))
+	}
+	sessiontest.Run(t, storesIn("", func(string) session.Store { return newPostgresStore(t, pool, nil) })) // which makes the index
+}
+
 func withParams(rawURL, params string) string {
 	if strings.Contains(rawURL, "?") {
 		return rawURL + "&" + params

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -51,16 +53,20 @@ const (
 	largeRecord = "2 KiB"
 	listRecord  = "list"
 	savedRecord = "small, saved once more"
+
+	longerRecord = "list of two"
+	endedRecord  = "ended"
 )
 
-// records returns what a store holds for a user who is logged in once, by name. The values are text that nobody can compress.
+// records returns what a store holds for a user who is logged in once, and for a session that has ended, by name. The values
+// are text that nobody can compress.
 func records() map[string][]byte {
 	found := map[string][]byte{}
 	for _, p := range payloads[:2] {
 		store := session.NewMemoryStore()
 		m := must(session.New(store, secret, &session.Options{SweepInterval: session.Never}))
 		ctx := session.WithClient(context.Background(), netip.MustParseAddr("192.0.2.1"), newRequest("").UserAgent())
-		must(m.Do(ctx, "", func(ctx context.Context) error {
+		login := func(ctx context.Context) error {
 			s := session.FromContext(ctx)
 			for key, v := range p.values {
 				if text, ok := v.(string); ok {
@@ -70,16 +76,25 @@ func records() map[string][]byte {
 			}
 			s.SetUser("user-1234567")
 			return nil
-		}))
-		m.Close()
-		for info, err := range m.Records(context.Background()) {
-			check(err)
-			name := p.name
-			if info.Kind == session.RecordIndex {
-				name = listRecord
-			}
-			found[name] = must(store.Load(context.Background(), info.ID)).Data
 		}
+		token := must(m.Do(ctx, "", login))
+		find := func(names map[session.RecordKind]string) {
+			for info, err := range m.Records(context.Background()) {
+				check(err)
+				if name := names[info.Kind]; name != "" {
+					found[name] = must(store.Load(context.Background(), info.ID)).Data
+				}
+			}
+		}
+		find(map[session.RecordKind]string{session.RecordSession: p.name, session.RecordIndex: listRecord})
+		must(m.Do(ctx, "", login)) // another device
+		find(map[session.RecordKind]string{session.RecordIndex: longerRecord})
+		must(m.Do(ctx, token, func(ctx context.Context) error {
+			session.FromContext(ctx).Destroy()
+			return nil
+		}))
+		find(map[session.RecordKind]string{session.RecordTombstone: endedRecord})
+		m.Close()
 	}
 	return found
 }
@@ -112,12 +127,14 @@ func (md *medium) measure(name string, n int) sizing {
 		}
 		save := func(version uint64) func(session.ID) error {
 			return func(id session.ID) error {
-				return store.Save(context.Background(), id, session.Record{Version: version, Expires: crowdExpiry(false), Data: data})
+				rec := session.Record{Version: version, Expires: crowdExpiry(false), Data: slices.Clone(data)} // which a store may keep
+				return store.Save(context.Background(), id, rec)
 			}
 		}
 		each("create", save(0))
 		z.Bytes[kind] = (md.size(table) - before) / float64(n)
 		if kind != smallRecord {
+			runtime.KeepAlive(store)
 			continue
 		}
 		each("load", func(id session.ID) error {
@@ -133,6 +150,7 @@ func (md *medium) measure(name string, n int) sizing {
 			each("save", save(1))
 			z.Bytes[savedRecord] = (md.size(table) - before) / float64(n)
 		}
+		runtime.KeepAlive(store)
 	}
 	return z
 }

@@ -44,7 +44,7 @@ func TestSizes(t *testing.T) {
 			return e.Encode(map[string]any{"records": n, "data": data, "sizes": all})
 		})
 	}
-	if data[smallRecord] < 100 || data[largeRecord] < 2000 || data[listRecord] < 100 {
+	if data[smallRecord] < 100 || data[largeRecord] < 2000 || data[listRecord] < 100 || data[endedRecord] < 20 || data[longerRecord] <= data[listRecord] {
 		t.Errorf("the records have %v bytes of data", data)
 	}
 }

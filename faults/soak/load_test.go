@@ -19,16 +19,16 @@ import (
 
 // A load is what all browsers do.
 type load struct {
-	tb       testing.TB
-	began    time.Time
-	rng      *rand.Rand
-	client   *http.Client
-	parts    []*part
-	bases    []atomic.Pointer[string] // of the processes; nil: it takes no requests
-	running  sync.WaitGroup
-	samples  samples
-	quietly  atomic.Bool // they read only
-	refusing atomic.Bool // a fault is on
+	tb      testing.TB
+	began   time.Time
+	rng     *rand.Rand
+	client  *http.Client
+	parts   []*part
+	bases   []atomic.Pointer[string] // of the processes; nil: it takes no requests
+	running sync.WaitGroup
+	samples samples
+	quietly atomic.Bool // they read only
+	eager   float64     // how likely a request of who is logged out is a login
 }
 
 // A part is the browsers of one store.
@@ -152,7 +152,7 @@ func (l *load) do(d draw) {
 	case d.what < .02 && ghosts > 0:
 		l.haunt(d)
 		return
-	case !in && d.what < .1: // it takes some seconds
+	case !in && d.what < l.eager:
 		what = "login"
 	case d.what < .03:
 		what = "logout"

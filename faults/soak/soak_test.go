@@ -69,6 +69,9 @@ func TestSoak(t *testing.T) {
 		tb: t, began: time.Now(), rng: rand.New(rand.NewPCG(*seed, 0)),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100, DisableCompression: true}},
 	}
+	if r.eager = .1; !r.long() {
+		r.eager = .5 // there is not much time
+	}
 	r.servers = []*servertest.Server{cluster, postgres}
 	r.urls = []string{"redis=" + cluster.URL, "postgres=" + postgres.URL}
 	r.parts = []*part{
