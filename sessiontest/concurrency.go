@@ -171,39 +171,48 @@ func checkRaceDelete(ctx context.Context, e *env) {
 	e.raceDelete(ctx, touches)
 }
 
-// raceDelete has one goroutine create and delete a record, over again, while others touch it or save it.
+// raceDelete has one goroutine create and delete a record, over again, while others save it or touch it.
 func (e *env) raceDelete(ctx context.Context, touches bool) {
 	id := e.newID()
 	rec := session.Record{Data: []byte("data"), Expires: hour()}
 	later := session.Record{Version: 1, Data: rec.Data, Expires: rec.Expires.Add(time.Minute)}
 	owner := func(step context.Context, s session.Store, n int) {
 		if err := s.Save(step, id, rec); err != nil {
-			e.failOf(id, "", "Save of version 0 after Delete, while others saved or touched version 1: want success, got %s", outcome(err))
+			e.failOf(id, "", "Save of version 0 after Delete, while others saved or touched what was there before: want success, got %s", outcome(err))
 			return
 		}
+		for range 3 { // so that others find it, most of the time
+			e.linger()
+			got, err := s.Load(session.WithoutCache(ctx), id)
+			e.note("Load", id, got, err, nil)
+		}
 		e.note("Delete", id, rec, s.Delete(step, id), nil)
-		for range 4 { // whoever comes late finds nothing, most of the time
+		for range 3 { // and whoever comes late finds nothing
 			e.linger()
 			if got, err := s.Load(session.WithoutCache(ctx), id); err == nil {
-				e.failOf(id, "", "Load after Delete, while others save or touch version 1: want session.ErrNotFound, got version %d", got.Version)
+				e.failOf(id, "", "Load after Delete, while others save or touch what was there: want session.ErrNotFound, got version %d", got.Version)
 			}
 		}
 	}
 	saver := func(step context.Context, s session.Store, n int) {
-		err := e.timed(func() error { return s.Save(step, id, later) })
-		e.note("Save", id, later, err, nil, session.ErrConflict)
-	}
-	other := saver
-	if touches {
-		other = func(step context.Context, s session.Store, n int) {
-			if toucher, ok := s.(session.Toucher); ok {
-				err := e.timed(func() error { return toucher.Touch(step, id, later) })
-				e.note("Touch", id, later, err, nil, session.ErrConflict, session.ErrNotFound)
-			}
+		got, err := s.Load(session.WithoutCache(ctx), id)
+		if e.note("Load", id, got, err, nil, session.ErrNotFound); err == nil {
+			err = e.timed(func() error { return s.Save(step, id, got) })
+			e.note("Save", id, got, err, nil, session.ErrConflict)
 		}
 	}
-	e.race(ctx, owner, saver, other)
-	e.delete(ctx, id, "of a record that others have saved or touched")
+	toucher := func(step context.Context, s session.Store, n int) {
+		if toucher, ok := s.(session.Toucher); ok {
+			err := e.timed(func() error { return toucher.Touch(step, id, later) })
+			e.note("Touch", id, later, err, nil, session.ErrConflict, session.ErrNotFound)
+		}
+	}
+	e.race(ctx, owner, saver, saver)
+	e.delete(ctx, id, "of a record that others have saved")
+	if touches {
+		e.race(ctx, owner, toucher, toucher)
+		e.delete(ctx, id, "of a record that others have touched")
+	}
 }
 
 // checkRaceTouch has one goroutine save a record, over again, while others touch the version that they have seen. Each save
@@ -246,8 +255,12 @@ func checkRaceTouch(ctx context.Context, e *env) {
 			return
 		}
 		rec.Expires = touched(rec.Version)
-		if t, ok := s.(session.Toucher); ok {
-			err := e.timed(func() error { return t.Touch(step, id, rec) })
+		t, ok := s.(session.Toucher)
+		for range 4 {
+			if !ok || err != nil {
+				return
+			}
+			err = e.timed(func() error { return t.Touch(step, id, rec) })
 			e.note("Touch", id, rec, err, nil, session.ErrConflict)
 		}
 	}
