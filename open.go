@@ -64,8 +64,8 @@ func Open(ctx context.Context, rawURL string) (StoreCloser, error) {
 // A StoreCloser is a Store that has something to give back. Every store of this package is one.
 //
 // Close gives back what the store opened itself: connections, a file, a temporary directory. A client that the
-// application has handed over stays open. Calls that come after Close may fail, and what becomes of those that are under
-// way is told at the store's type. A second Close does nothing.
+// application has handed over stays open. Calls that come after Close do their work, or fail with an error that is none of those
+// that Store names; what becomes of those that are under way is told at the store's type. A second Close does nothing.
 type StoreCloser interface {
 	Store
 	io.Closer

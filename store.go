@@ -16,13 +16,15 @@ import (
 )
 
 // A Store keeps opaque records under opaque IDs. Saving is a compare-and-swap: of several writers that
-// start from the same version exactly one succeeds, across goroutines, processes and machines, and the
-// others learn of it. Everything else that this package promises is built on that one rule.
+// start from the same version, or from no live record, exactly one succeeds, across goroutines, processes and machines, and the
+// others learn of it. Everything else that this package promises is built on that one rule. What one store has saved, touched or
+// deleted, every other one at the same place sees at once.
 //
 // All methods are safe for concurrent use. They return when ctx is done, with an error for which
 // errors.Is(err, ctx.Err()) holds, unless they can finish without waiting; whether a Save or Delete that was cut
-// short took effect is then unknown. A ctx goes on when the method has returned: what waits for its end waits until the
-// deadline.
+// short took effect is then unknown. That is so for a ctx that was done before, too: a store may do its work all the same. A method
+// that returns no error has done its work, whatever became of ctx. A ctx goes on when the method has returned: what waits for its
+// end waits until the deadline.
 // Any other error than those named below means that the store could not do its work (it is down, full,
 // read-only …). An error must name neither a password nor any Data.
 //
@@ -42,8 +44,8 @@ type Store interface {
 
 	// Save stores rec as version rec.Version+1 if the live record under id has version rec.Version, or, for
 	// version 0, if no live record is there. Otherwise it changes nothing and returns an error that wraps
-	// ErrConflict. Save returns an error that wraps ErrTooLarge if rec can never fit; Data of 64 KiB always does.
-	// A rec that has expired already is saved like any other, and counts as absent.
+	// ErrConflict. Save returns an error that wraps ErrTooLarge if rec can never fit, and changes nothing then either; Data of
+	// 64 KiB always does. A rec that has expired already is saved like any other, and counts as absent.
 	Save(ctx context.Context, id ID, rec Record) error
 
 	// Delete removes the record under id. It is no error if there is none.
@@ -52,12 +54,13 @@ type Store interface {
 
 // A Record is what a Store keeps under an ID.
 type Record struct {
-	// Version counts the saves of the record, from 1. In a Record passed to Save it is the version that the
-	// caller saw; 0 means that it saw none.
+	// Version counts the saves of the record, from 1, in 64 bits. In a Record passed to Save it is the version that the
+	// caller saw; 0 means that it saw none. A record that is created under the ID of one that was deleted, or has expired, begins
+	// at 1 again.
 	Version uint64
 	// Expires is the time from which on the record counts as absent. The zero time means never. Its resolution
 	// is one millisecond; a store may drop what is finer. It is exact up to the year 2200; beyond, a store may
-	// bring it forward.
+	// bring it forward, but the record stays live. Any time before now, be it before 1970, has passed.
 	Expires time.Time
 	// Data is opaque to the store. It may be empty.
 	Data []byte
@@ -150,8 +153,8 @@ type withoutCacheKey struct{}
 // A Toucher is a Store that can move the expiry of a record without writing its data.
 type Toucher interface {
 	Store
-	// Touch sets the expiry of the live record under id to rec.Expires, if its version is rec.Version, and
-	// keeps version and data. rec is a record as Load returned it, with another Expires; if it is not, the
+	// Touch sets the expiry of the live record under id to rec.Expires, if its version is rec.Version, in one step that no
+	// other writer comes between, and keeps version and data. rec is a record as Load returned it, with another Expires; if it is not, the
 	// result may be ErrConflict. It returns an error
 	// that wraps ErrNotFound if no live record is there, ErrConflict if it has another version, and
 	// errors.ErrUnsupported if a store that this one wraps is no Toucher.
@@ -162,7 +165,8 @@ type Toucher interface {
 type Sweeper interface {
 	Store
 	// DeleteExpired removes at most limit records that have expired, and returns how many it removed: fewer
-	// than limit if none is left. One call is one short step that holds nobody up for long. It returns
+	// than limit if none is left. A limit of 0 removes nothing. It counts by the present Expires, however that was set, and removes
+	// nothing early, nor what was created again under the ID of an expired record meanwhile. One call is one short step that holds nobody up for long. It returns
 	// errors.ErrUnsupported if a store that this one wraps is no Sweeper.
 	DeleteExpired(ctx context.Context, limit int) (int, error)
 }
@@ -171,8 +175,10 @@ type Sweeper interface {
 type Lister interface {
 	Store
 	// List goes through the live records, in no particular order. A record that is saved, created or deleted
-	// meanwhile may be seen or not; every other one is seen exactly once. After the first error, which comes
-	// with a zero Entry, the sequence ends. It yields errors.ErrUnsupported if a store that this one wraps is
+	// meanwhile may be seen or not; every other one is seen exactly once, also one that is touched meanwhile, with the one expiry
+	// or the other. After the first error, which comes
+	// with a zero Entry, the sequence ends. A sequence that ends without an error was complete, whatever became of ctx or of a
+	// connection. One that is left early gives back all that it took. It yields errors.ErrUnsupported if a store that this one wraps is
 	// no Lister.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 }
@@ -181,7 +187,7 @@ type Lister interface {
 type Counter interface {
 	Store
 	// Count returns how many of the live records have the byte b at the index at of their Data, which is how this package
-	// marks what a record is for. A negative at counts all. A record that is saved, created or deleted meanwhile may be
+	// marks what a record is for. A negative at counts all. What cannot be counted to the end is an error. A record that is saved, created or deleted meanwhile may be
 	// counted or not. It returns errors.ErrUnsupported if a store that this one wraps is no Counter.
 	Count(ctx context.Context, at int, b byte) (int, error)
 }

@@ -243,17 +243,19 @@ func TestFaults(t *testing.T) {
 	for _, f := range faults() {
 		proved[f.rule] = true
 		t.Run(f.rule+": "+f.what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := &faulty{reference: newReference()}
-				f.make(s)
-				var store session.Store = s
-				if f.plain {
-					store = struct{ session.Store }{s}
-				}
-				err := sessiontest.CheckRule(t.Context(), f.rule, nil, store)
+			check := func(t *testing.T) {
+				err := f.check(t.Context())
 				if !slices.Contains(brokenRules(err), f.rule) {
 					t.Errorf("the rule returned %v; want rule %s broken", err, f.rule)
 				}
+			}
+			if f.real {
+				defer leaked.close()
+				t.Run("real time", check)
+				return
+			}
+			synctest.Test(t, func(t *testing.T) {
+				check(t)
 				time.Sleep(24 * time.Hour) // what hangs is to end with the bubble
 			})
 		})

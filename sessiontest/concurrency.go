@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,47 +14,60 @@ import (
 )
 
 func checkRaceCreate(ctx context.Context, e *env) {
-	e.race(ctx, func(int) clash { return e.firstSave(ctx, e.newID(), "where no record is") })
+	id := e.newID()
+	e.raceFirst(ctx, id, "where no record is", func(ctx context.Context, s session.Store) {
+		e.note("Delete", id, session.Record{}, s.Delete(ctx, id), nil)
+	})
 }
 
 func checkRaceExpired(ctx context.Context, e *env) {
-	var ids []session.ID
+	var id session.ID
 	expires := e.soon(func(expires time.Time) {
-		ids = nil
-		for end := time.Now().Add(time.Until(expires) / 2); len(ids) < leastRaces || time.Now().Before(end) && len(ids) < raceRounds; {
-			id := e.newID()
-			ids = append(ids, id)
-			e.create(ctx, id, session.Record{Data: []byte("short-lived"), Expires: expires})
-		}
+		id = e.newID()
+		e.create(ctx, id, session.Record{Data: []byte("short-lived"), Expires: expires})
 	})
 	e.wait(ctx, expires)
-	e.race(ctx, func(r int) clash { return e.firstSave(ctx, ids[r%len(ids)], "over an expired record") })
+	e.raceFirst(ctx, id, "over an expired record", func(ctx context.Context, s session.Store) {
+		past := session.Record{Version: 1, Data: []byte("expired"), Expires: time.Now().Add(-time.Minute)}
+		e.note("Save", id, past, s.Save(ctx, id, past), nil)
+	})
 }
 
-// firstSave has several goroutines save version 0 under an ID at once.
-func (e *env) firstSave(ctx context.Context, id session.ID, where string) clash {
-	writers := max(2, min(4, runtime.GOMAXPROCS(0)), len(e.store.handles))
+// raceFirst has several goroutines save version 0 under one ID, over again. Whoever succeeds has the record for itself, as one
+// has a lock, until end makes room for the next.
+func (e *env) raceFirst(ctx context.Context, id session.ID, where string, end func(ctx context.Context, s session.Store)) {
+	var inside atomic.Int32
 	expires := hour()
-	return clash{n: writers, play: func(ctx context.Context, i int, s session.Store) call {
-		rec := session.Record{Data: fmt.Appendf(nil, "of writer %d", i), Expires: expires}
-		return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
-	}, judge: func(calls []call) {
-		var winners []int
-		for i, c := range calls {
-			e.oneOf("Save", c.err, nil, session.ErrConflict)
-			if c.err == nil {
-				winners = append(winners, i)
+	racer := func(i int) racer {
+		return func(step context.Context, s session.Store, n int) {
+			rec := session.Record{Data: fmt.Appendf(nil, "of writer %d for the time %d", i, n), Expires: expires}
+			err := e.timed(func() error { return s.Save(step, id, rec) })
+			if e.note("Save", id, rec, err, nil, session.ErrConflict); err != nil {
+				return
 			}
+			if others := inside.Add(1); others > 1 {
+				e.failOf(id, "", "Save of version 0 %s by several goroutines at once under one ID: want one to succeed, got %d", where, others)
+			}
+			e.linger()
+			rec.Version = 1
+			got, err := s.Load(session.WithoutCache(ctx), id)
+			if d := difference(got, rec); err == nil && d != "" {
+				e.failOf(id, "", "Load of what the only successful Save of version 0 %s has saved: %s", where, d)
+			}
+			e.note("Load", id, got, err, nil)
+			inside.Add(-1)
+			end(ctx, s)
 		}
-		if len(winners) != 1 {
-			e.failOf(id, "", "Save of version 0 %s by %d goroutines at once under one ID: want one to succeed, got %d", where, writers, len(winners))
-			return
-		}
-		want := calls[winners[0]].rec
-		want.Version = 1
-		e.holds(ctx, id, want, "of what the only successful Save of version 0 has saved")
-		e.delete(ctx, id, "of a live record") // so that there is room for the next, and for what the same ID is used for again
-	}}
+	}
+	e.race(ctx, racer(1), racer(2), racer(3))
+}
+
+// note is oneOf, for a call that was made without the guard. It is in the story of a failure only if it is why.
+func (e *env) note(op string, id session.ID, rec session.Record, err error, valid ...error) {
+	if !slices.Contains(valid, cause(err)) {
+		e.store.note(call{op: op, id: id, rec: rec, err: err})
+		e.oneOf(op, err, valid...)
+	}
 }
 
 func checkRaceIncrement(ctx context.Context, e *env) {
@@ -79,34 +91,37 @@ func checkRaceIncrement(ctx context.Context, e *env) {
 	e.raceSave(ctx)
 }
 
-// raceSave has several goroutines save the next version of one record at once, over again.
+// raceSave has several goroutines save one record, each over the version that it has loaded.
 func (e *env) raceSave(ctx context.Context) {
 	id := e.newID()
-	want := session.Record{Data: []byte("data"), Expires: hour()}
-	e.create(ctx, id, want)
-	writers := max(2, min(4, runtime.GOMAXPROCS(0)), len(e.store.handles))
-	e.race(ctx, func(r int) clash {
-		version := uint64(r) + 1
-		return clash{n: writers, play: func(ctx context.Context, i int, s session.Store) call {
-			rec := session.Record{Version: version, Data: fmt.Appendf(nil, "of writer %d", i), Expires: want.Expires}
-			return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
-		}, judge: func(calls []call) {
-			var winners []int
-			for i, c := range calls {
-				e.oneOf("Save", c.err, nil, session.ErrConflict)
-				if c.err == nil {
-					winners = append(winners, i)
-				}
-			}
-			if len(winners) != 1 {
-				e.failOf(id, "", "Save of version %d over that version by %d goroutines at once: want one to succeed, got %d", version, writers, len(winners))
-				return
-			}
-			want := calls[winners[0]].rec
-			want.Version++
-			e.holds(ctx, id, want, "of what the only successful Save of that version has saved")
-		}}
-	})
+	e.create(ctx, id, session.Record{Data: []byte("0"), Expires: hour()})
+	var saves atomic.Int64
+	racer := func(step context.Context, s session.Store, n int) {
+		rec, err := s.Load(session.WithoutCache(ctx), id)
+		if e.note("Load", id, rec, err, nil); err != nil {
+			return
+		}
+		least := saves.Load() // since one of those may not be counted yet
+		number, _ := strconv.ParseInt(string(rec.Data), 10, 64)
+		if number+1 != int64(rec.Version) {
+			e.failOf(id, "", "Load while others save: want the Data of version %d, got those of version %d", rec.Version, number+1)
+		}
+		rec.Data = strconv.AppendInt(nil, number+1, 10)
+		if n%3 == 0 {
+			rec.Version = uint64(least) + 1 // what was seen some time ago
+			rec.Data = strconv.AppendInt(nil, least+1, 10)
+		}
+		err = s.Save(step, id, rec)
+		if e.note("Save", id, rec, err, nil, session.ErrConflict); err == nil {
+			saves.Add(1)
+		}
+	}
+	e.race(ctx, racer, racer, racer)
+	last := e.load(ctx, id, "after all saves")
+	if n := saves.Load(); int64(last.Version) != n+1 {
+		e.failOf(id, "", "several goroutines saved one record, each over the version that it had loaded, and %d saves succeeded: "+
+			"want version %d, got version %d", n+1, n+1, last.Version)
+	}
 }
 
 // increment adds one to the number under id, by compare-and-swap. Each ErrConflict is due to the success of
@@ -153,69 +168,103 @@ func checkRaceDelete(ctx context.Context, e *env) {
 		})
 		e.absent(ctx, id, "after Delete, and Save or Touch of version 1 at the same time")
 	}
-	id := e.newID()
-	rec := session.Record{Version: 1, Data: []byte("data"), Expires: hour()}
-	later := rec
-	later.Expires = later.Expires.Add(time.Minute)
-	e.race(ctx, func(r int) clash {
-		return clash{n: max(2, len(e.store.handles)), setUp: func() { e.create(ctx, id, rec) },
-			play: func(ctx context.Context, i int, s session.Store) call {
-				switch toucher, ok := s.(session.Toucher); {
-				case i == 0:
-					return call{op: "Delete", id: id, err: s.Delete(ctx, id)}
-				case r%2 == 0 && touches && ok:
-					return call{op: "Touch", id: id, rec: later, err: toucher.Touch(ctx, id, later)}
-				}
-				return call{op: "Save", id: id, rec: later, err: s.Save(ctx, id, later)}
-			}, judge: func(calls []call) {
-				for _, c := range calls {
-					switch c.op {
-					case "Delete":
-						e.oneOf(c.op, c.err, nil)
-					case "Touch":
-						e.oneOf(c.op, c.err, nil, session.ErrNotFound, session.ErrConflict)
-					default:
-						e.oneOf(c.op, c.err, nil, session.ErrConflict)
-					}
-				}
-				e.absent(ctx, id, "after Delete, and Save or Touch of version 1 at the same time")
-			}}
-	})
+	e.raceDelete(ctx, touches)
 }
 
-// checkRaceTouch has a Touch and a Save of the same version meet. In whatever order they come, the save is what is there.
+// raceDelete has one goroutine create and delete a record, over again, while others save it or touch it.
+func (e *env) raceDelete(ctx context.Context, touches bool) {
+	id := e.newID()
+	rec := session.Record{Data: []byte("data"), Expires: hour()}
+	later := session.Record{Version: 1, Data: rec.Data, Expires: rec.Expires.Add(time.Minute)}
+	owner := func(step context.Context, s session.Store, n int) {
+		if err := s.Save(step, id, rec); err != nil {
+			e.failOf(id, "", "Save of version 0 after Delete, while others saved or touched what was there before: want success, got %s", outcome(err))
+			return
+		}
+		for range 3 { // so that others find it, most of the time
+			e.linger()
+			got, err := s.Load(session.WithoutCache(ctx), id)
+			e.note("Load", id, got, err, nil)
+		}
+		e.note("Delete", id, rec, s.Delete(step, id), nil)
+		for range 3 { // and whoever comes late finds nothing
+			e.linger()
+			if got, err := s.Load(session.WithoutCache(ctx), id); err == nil {
+				e.failOf(id, "", "Load after Delete, while others save or touch what was there: want session.ErrNotFound, got version %d", got.Version)
+			}
+		}
+	}
+	saver := func(step context.Context, s session.Store, n int) {
+		got, err := s.Load(session.WithoutCache(ctx), id)
+		if e.note("Load", id, got, err, nil, session.ErrNotFound); err == nil {
+			err = e.timed(func() error { return s.Save(step, id, got) })
+			e.note("Save", id, got, err, nil, session.ErrConflict)
+		}
+	}
+	toucher := func(step context.Context, s session.Store, n int) {
+		if toucher, ok := s.(session.Toucher); ok {
+			err := e.timed(func() error { return toucher.Touch(step, id, later) })
+			e.note("Touch", id, later, err, nil, session.ErrConflict, session.ErrNotFound)
+		}
+	}
+	e.race(ctx, owner, saver, saver)
+	e.delete(ctx, id, "of a record that others have saved")
+	if touches {
+		e.race(ctx, owner, toucher, toucher)
+		e.delete(ctx, id, "of a record that others have touched")
+	}
+}
+
+// checkRaceTouch has one goroutine save a record, over again, while others touch the version that they have seen. Each save
+// and each touch sets an expiry that tells of which version it is.
 func checkRaceTouch(ctx context.Context, e *env) {
 	if !e.needsTouch(ctx) {
 		return
 	}
 	id := e.newID()
-	touched, saved := hour().Add(time.Minute), hour().Add(2*time.Minute)
-	e.create(ctx, id, session.Record{Data: []byte("version 1"), Expires: hour()})
-	e.race(ctx, func(r int) clash {
-		before := e.load(ctx, id, "between the rounds of a race")
-		after := session.Record{Version: before.Version, Data: fmt.Appendf(nil, "version %d", before.Version+1), Expires: saved}
-		return clash{n: max(2, len(e.store.handles)), play: func(ctx context.Context, i int, s session.Store) call {
-			toucher, ok := s.(session.Toucher)
-			if i == 0 || !ok {
-				rec := after
-				if i > 0 { // one save is enough
-					return call{op: "Load", id: id}
-				}
-				return call{op: "Save", id: id, rec: rec, err: s.Save(ctx, id, rec)}
+	base := hour()
+	saved := func(version uint64) time.Time { return base.Add(time.Duration(version) * time.Millisecond) }
+	touched := func(version uint64) time.Time { return saved(version).Add(1000 * time.Hour) }
+	e.create(ctx, id, session.Record{Data: []byte("1"), Expires: saved(1)})
+	version := uint64(1)
+	saver := func(step context.Context, s session.Store, n int) {
+		rec := session.Record{Version: version, Data: strconv.AppendUint(nil, version+1, 10), Expires: saved(version + 1)}
+		if e.note("Save of a version that others touch", id, rec, s.Save(step, id, rec), nil); e.failed() {
+			return
+		}
+		version++
+		rec.Version = version
+		for range 3 {
+			e.linger()
+			got, err := s.Load(session.WithoutCache(ctx), id)
+			if e.note("Load", id, got, err, nil); err != nil {
+				return
 			}
-			rec := before
-			rec.Expires = touched
-			return call{op: "Touch", id: id, rec: rec, err: toucher.Touch(ctx, id, rec)}
-		}, judge: func(calls []call) {
-			for _, c := range calls[1:] {
-				e.oneOf("Touch", c.err, nil, session.ErrConflict)
+			if got.Expires.Equal(touched(version)) {
+				got.Expires = rec.Expires
 			}
-			e.oneOf("Save of a version that another goroutine touches", calls[0].err, nil)
-			want := after
-			want.Version++
-			e.holds(ctx, id, want, "after a Save, and a Touch of the version before at the same time")
-		}}
-	})
+			if d := difference(got, rec); d != "" {
+				e.failOf(id, "", "Load after a Save, while others touch this version and the one before: %s", d)
+				return
+			}
+		}
+	}
+	toucher := func(step context.Context, s session.Store, n int) {
+		rec, err := s.Load(session.WithoutCache(ctx), id)
+		if e.note("Load", id, rec, err, nil); err != nil {
+			return
+		}
+		rec.Expires = touched(rec.Version)
+		t, ok := s.(session.Toucher)
+		for range 4 {
+			if !ok || err != nil {
+				return
+			}
+			err = e.timed(func() error { return t.Touch(step, id, rec) })
+			e.note("Touch", id, rec, err, nil, session.ErrConflict)
+		}
+	}
+	e.race(ctx, saver, toucher, toucher)
 }
 
 func checkRaceReaders(ctx context.Context, e *env) {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/session"
@@ -22,6 +23,7 @@ type env struct {
 	missing bool // the store is nil
 	late    bool // the rule took all of ruleTime, or the store hung
 	fresh   func(ctx context.Context) (session.Store, error)
+	span    atomic.Int64 // of a call, in nanoseconds; see timed
 
 	mu      sync.Mutex
 	random  *rand.ChaCha8
@@ -66,6 +68,14 @@ func (e *env) newID() session.ID {
 	e.ids = append(e.ids, id)
 	e.mu.Unlock()
 	return id
+}
+
+func (e *env) newIDs(n int) []session.ID {
+	ids := make([]session.ID, n)
+	for i := range ids {
+		ids[i] = e.newID()
+	}
+	return ids
 }
 
 // rand returns a source of choices that the seed repeats.

@@ -15,6 +15,8 @@ import (
 type reference struct {
 	mu   sync.Mutex
 	recs map[session.ID]session.Record
+
+	before sync.Map // for a fault
 }
 
 func newReference() *reference { return &reference{recs: make(map[session.ID]session.Record)} }

@@ -12,46 +12,52 @@ func checkRaceSweep(ctx context.Context, e *env) {
 	if !e.needsSweep(ctx) {
 		return
 	}
-	ids := make([]session.ID, 24)
-	for i := range ids {
-		ids[i] = e.newID()
-	}
 	live := session.Record{Data: []byte("created again"), Expires: hour()}
-	expired := session.Record{Data: []byte("expired"), Expires: time.Now().Add(-time.Minute).Truncate(time.Millisecond)}
-	random := e.rand()
-	// Of each batch, those that are removed last have the longest time to be created in: in another order each time.
-	e.race(ctx, func(r int) clash {
-		order := random.Perm(len(ids))
-		return clash{n: max(2, len(e.store.handles)), setUp: func() {
-			many(len(ids), func(i int) { e.create(ctx, ids[i], expired) })
-		}, play: func(ctx context.Context, i int, s session.Store) call {
-			if sweeper, ok := s.(session.Sweeper); i == 0 && ok {
-				n, err := sweeper.DeleteExpired(ctx, sweepLimit)
-				return call{op: "DeleteExpired", number: sweepLimit, result: n, err: err}
+	creator := func() racer {
+		ids := e.newIDs(12)
+		return func(step context.Context, s session.Store, n int) {
+			began := time.Now()
+			e.createAgain(ctx, step, s, ids, live)
+			if n == 0 && time.Since(began) < 10*time.Millisecond {
+				ids = append(ids, e.newIDs(48)...) // the more there are, the longer a sweep takes, and the gaps in it
 			}
-			if i > 1 {
-				return call{op: "Count"} // a handle that has nothing to do in this round
+		}
+	}
+	sweep := func(step context.Context, s session.Store, n int) {
+		if sweeper, ok := s.(session.Sweeper); ok {
+			err := e.timed(func() error { _, err := sweeper.DeleteExpired(step, sweepLimit); return err })
+			e.note("DeleteExpired", session.ID{}, session.Record{}, err, nil)
+		}
+	}
+	e.race(ctx, creator(), creator(), sweep, sweep)
+}
+
+// createAgain saves records where expired ones are, or were until they were swept away, and lets them expire once more.
+func (e *env) createAgain(ctx, step context.Context, s session.Store, ids []session.ID, live session.Record) {
+	for _, id := range ids {
+		e.note("Save of version 0 over an expired record", id, live, s.Save(step, id, live), nil)
+	}
+	want := live
+	want.Version = 1
+	for range 2 {
+		e.linger()
+		for _, id := range ids {
+			got, err := s.Load(session.WithoutCache(ctx), id)
+			if err != nil {
+				e.failOf(id, "", "Load of a record that was created again under the ID of an expired one, while DeleteExpired was at work: "+
+					"want the record, got %s", outcome(err))
+			} else if d := difference(got, want); d != "" {
+				e.failOf(id, "", "Load of a record that was created again, while DeleteExpired was at work: %s", d)
 			}
-			c := call{op: "Save", rec: live}
-			for _, k := range order {
-				c.id = ids[k]
-				if c.err = s.Save(ctx, c.id, live); c.err != nil {
-					break
-				}
-			}
-			return c
-		}, judge: func(calls []call) {
-			for _, c := range calls {
-				e.oneOf(c.op+" while expired records are swept and created again", c.err, nil)
-			}
-			want := live
-			want.Version = 1
-			for _, id := range ids {
-				e.holds(ctx, id, want, "of a record that was created again under the ID of an expired one, while DeleteExpired was at work")
-			}
-			many(len(ids), func(i int) { e.delete(ctx, ids[i], "of a live record") })
-		}}
-	})
+		}
+	}
+	if e.failed() {
+		return
+	}
+	past := session.Record{Version: 1, Data: []byte("expired"), Expires: time.Now().Add(-time.Minute)}
+	for _, id := range ids {
+		e.note("Save", id, past, s.Save(step, id, past), nil)
+	}
 }
 
 // checkSweepEarly sweeps while records are live that soon expire.

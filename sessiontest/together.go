@@ -2,7 +2,6 @@ package sessiontest
 
 import (
 	"context"
-	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -37,163 +36,94 @@ func many(n int, f func(i int)) {
 }
 
 const (
-	raceTime   = 400 * time.Millisecond // for the rounds of one race
-	raceRounds = 4000                   // at most: enough for a store in memory that compares, and swaps some nanoseconds later
-	leastRaces = 12                     // at least, however slow the store is: enough where two round trips lie in between
+	raceTime  = 800 * time.Millisecond // for one race
+	leastRace = 12                     // steps of the first racer, however slow the store is: enough where round trips lie in between
+	mostRace  = 3000                   // in a bubble, whose clock stands still meanwhile
 )
 
-// A clash is what goroutines do at the same instant.
-type clash struct {
-	n     int                                                    // goroutines
-	play  func(ctx context.Context, i int, s session.Store) call // the i-th one's call; it says what it was
-	judge func(calls []call)                                     // when all have returned
-	setUp func()                                                 // before; may be nil
-}
+// A racer does one thing over again, through a handle of its own. It is given the number of the step.
+type racer func(ctx context.Context, s session.Store, step int)
 
-// race plays rounds, over again until there is no doubt that two calls have met at each point of the store's methods: many
-// where the store is fast and the gap between looking and writing short. In each eighth round the context yields
-// whenever the store looks at it, which makes the gap long.
-func (e *env) race(ctx context.Context, next func(r int) clash) {
-	end, most := time.Now().Add(raceTime), raceRounds
+// race lets racers do what they do at the same time. They do not wait for each other: so nearly all of the time is spent within
+// the store's methods, and whichever of them is interrupted between two steps, and for however long, the others come in between.
+// Every eighth step has a context that yields whenever the store looks at it. The first racer leads: the others stop when it has.
+func (e *env) race(ctx context.Context, racers ...racer) {
+	d := raceTime
 	if e.kit.short {
-		end, most = time.Now().Add(raceTime/4), raceRounds/4
+		d /= 3
 	}
-	for r := 0; r < most && !e.failed() && (r < leastRaces || time.Now().Before(end)); {
-		const batch = 32 // so that goroutines need not be started for each
-		r += e.raceBatch(ctx, r, min(batch, most-r), end, next)
-	}
-}
-
-// raceBatch plays up to n rounds with the goroutines that the first of them needs, and returns how many.
-func (e *env) raceBatch(ctx context.Context, first, n int, end time.Time, next func(r int) clash) int {
-	current := next(first)
-	workers := current.n
-	var b barrier
-	b.n = workers
-	calls := make([]call, workers)
-	played, over := 0, false
-	running := &call{op: "one of several calls at the same time"}
-	lead := func() { // by the first goroutine, between rounds
-		if current.setUp != nil {
-			current.setUp()
-		}
-		e.store.resume(running)
-	}
-	judge := func() {
-		e.store.pause(running)
-		if current.judge(calls); e.failed() {
-			e.store.note(calls...)
-		}
-		played++
-		over = played >= n || e.failed() || ctx.Err() != nil || first+played >= leastRaces && !time.Now().Before(end)
-		if !over {
-			current = next(first + played)
-		}
-	}
-	together(workers, func(i int) {
-		returned := false
+	began, over := time.Now(), make(chan struct{})
+	together(max(len(racers), len(e.store.handles)), func(i int) {
+		race := racers[min(i, len(racers)-1)]
+		s := e.store.handles[i%len(e.store.handles)]
+		running := &call{op: "one of several calls at the same time"}
 		defer func() {
-			if !returned {
-				e.fail("a method of the store: want it to return, but it ended the goroutine that called it")
-				b.abandon()
+			e.store.pause(running)
+			if i == 0 {
+				close(over)
 			}
 		}()
-		jitter := rand.New(rand.NewPCG(uint64(first), uint64(i)))
-		for {
-			if i == 0 {
-				lead()
+		for step := 0; !e.failed() && ctx.Err() == nil; step++ {
+			passed := time.Since(began)
+			if i == 0 && (step >= leastRace && passed > d || step >= mostRace && passed == 0) {
+				return
 			}
-			b.wait()
-			if b.abandoned() {
-				break
+			select {
+			case <-over:
+				return
+			default:
 			}
-			for range jitter.IntN(200) {
-				runtime.KeepAlive(i)
+			if step%64 == 0 || passed > time.Second {
+				e.store.resume(running)
 			}
-			calls[i] = e.safely(ctx, current, i, first+played)
-			b.wait()
-			if i == 0 {
-				judge()
+			stepCtx := ctx
+			if step%8 == 3 {
+				stepCtx = slowContext{ctx}
 			}
-			b.wait()
-			if over || b.abandoned() {
-				break
-			}
+			e.safely(func() { race(stepCtx, s, step) })
 		}
-		returned = true
 	})
-	return max(played, 1)
 }
 
-// safely makes one goroutine's call of a round. A panic fails the rule.
-func (e *env) safely(ctx context.Context, r clash, i, number int) (c call) {
-	n := (i + number) % len(e.store.handles)
+// timed calls f, and keeps how long such a call takes for linger: the shortest of late, since on a busy machine one may take
+// milliseconds that else takes none.
+func (e *env) timed(f func() error) error {
+	began := time.Now()
+	err := f()
+	took, span := int64(time.Since(began)), e.span.Load()
+	if span == 0 || took < span {
+		e.span.Store(took)
+	} else {
+		e.span.Store(span + span/16 + 10)
+	}
+	return err
+}
+
+// linger waits for as long as the last call that was timed has taken, so that whoever was in the middle of such a call has time
+// to do harm. It does not look at a clock, which stands still in a bubble for as long as it waits.
+func (e *env) linger() {
+	d := time.Duration(min(e.span.Load(), int64(3*time.Millisecond)))
+	if d > 20*time.Microsecond {
+		time.Sleep(d)
+		return
+	}
+	for range d {
+		runtime.KeepAlive(e)
+	}
+}
+
+// safely calls f. A panic fails the rule, and so does a method that ends the goroutine.
+func (e *env) safely(f func()) {
+	returned := false
 	defer func() {
 		if p := recover(); p != nil {
 			e.fail("a method of the store: want it to return, got a panic: %v\n%s", p, debug.Stack())
+		} else if !returned {
+			e.fail("a method of the store: want it to return, but it ended the goroutine that called it")
 		}
 	}()
-	if number%8 == 3 {
-		ctx = slowContext{ctx}
-	}
-	c = r.play(ctx, i, e.store.handles[n])
-	c.handle = n
-	return c
-}
-
-// A barrier lets n goroutines wait for each other. They spin at first, so that all go on within some nanoseconds.
-type barrier struct {
-	n       int
-	mu      sync.Mutex
-	cond    *sync.Cond
-	arrived int
-	gone    bool // one of them never comes
-	turn    atomic.Int64
-}
-
-func (b *barrier) wait() {
-	turn := b.turn.Load()
-	b.mu.Lock()
-	if b.cond == nil {
-		b.cond = sync.NewCond(&b.mu)
-	}
-	if b.arrived++; b.arrived == b.n || b.gone {
-		b.arrived = 0
-		b.turn.Add(1)
-		b.cond.Broadcast()
-		b.mu.Unlock()
-		return
-	}
-	b.mu.Unlock()
-	for spins := range 3000 {
-		if b.turn.Load() != turn {
-			return
-		}
-		if spins%32 == 31 {
-			runtime.Gosched()
-		}
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.turn.Load() == turn {
-		b.cond.Wait()
-	}
-}
-
-func (b *barrier) abandon() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.gone = true
-	b.turn.Add(1)
-	if b.cond != nil {
-		b.cond.Broadcast()
-	}
-}
-
-func (b *barrier) abandoned() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.gone
+	f()
+	returned = true
 }
 
 // A slowContext lets others go first whenever somebody looks at it: what a store does in several steps, with a look at
