@@ -85,67 +85,68 @@ type remoteError struct {
 func (e *remoteError) Error() string   { return e.text }
 func (e *remoteError) Unwrap() []error { return e.is }
 
-func (r *Store) call(ctx context.Context, method string, c Call, answer *Reply) error {
+// call returns the other process's reply. One that comes when ctx is done is nobody's.
+func (r *Store) call(ctx context.Context, method string, c Call) (answer Reply, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return answer, err
 	}
 	c.Handle, c.Direct, c.Left = r.handle, !session.CacheAllowed(ctx), time.Minute
 	if deadline, ok := ctx.Deadline(); ok {
 		c.Left = time.Until(deadline)
 	}
-	pending := r.client.Go("Stores."+method, c, answer, make(chan *rpc.Call, 1))
+	pending := r.client.Go("Stores."+method, c, new(Reply), make(chan *rpc.Call, 1))
 	select {
 	case <-pending.Done:
 	case <-ctx.Done():
-		return ctx.Err()
+		return answer, ctx.Err()
 	}
 	if pending.Error != nil {
-		return fmt.Errorf("the second process: %w", pending.Error)
+		return answer, fmt.Errorf("the second process: %w", pending.Error)
 	}
+	answer = *pending.Reply.(*Reply)
 	if answer.Error == "" {
-		return nil
+		return answer, nil
 	}
-	err := &remoteError{text: answer.Error}
+	failed := &remoteError{text: answer.Error}
 	for _, i := range answer.Is {
-		err.is = append(err.is, travelling[i])
+		failed.is = append(failed.is, travelling[i])
 	}
-	return err
+	return answer, failed
 }
 
 func (r *Store) Load(ctx context.Context, id session.ID) (session.Record, error) {
-	var answer Reply
-	err := r.call(ctx, "Load", Call{ID: id}, &answer)
+	answer, err := r.call(ctx, "Load", Call{ID: id})
 	return answer.Record, err
 }
 
 func (r *Store) Save(ctx context.Context, id session.ID, rec session.Record) error {
-	return r.call(ctx, "Save", Call{ID: id, Record: rec}, new(Reply))
+	_, err := r.call(ctx, "Save", Call{ID: id, Record: rec})
+	return err
 }
 
 func (r *Store) Delete(ctx context.Context, id session.ID) error {
-	return r.call(ctx, "Delete", Call{ID: id}, new(Reply))
+	_, err := r.call(ctx, "Delete", Call{ID: id})
+	return err
 }
 
 func (r *Store) Touch(ctx context.Context, id session.ID, rec session.Record) error {
-	return r.call(ctx, "Touch", Call{ID: id, Record: rec}, new(Reply))
+	_, err := r.call(ctx, "Touch", Call{ID: id, Record: rec})
+	return err
 }
 
 func (r *Store) DeleteExpired(ctx context.Context, limit int) (int, error) {
-	var answer Reply
-	err := r.call(ctx, "DeleteExpired", Call{Number: limit}, &answer)
+	answer, err := r.call(ctx, "DeleteExpired", Call{Number: limit})
 	return answer.Number, err
 }
 
 func (r *Store) Count(ctx context.Context, at int, b byte) (int, error) {
-	var answer Reply
-	err := r.call(ctx, "Count", Call{Number: at, Byte: b}, &answer)
+	answer, err := r.call(ctx, "Count", Call{Number: at, Byte: b})
 	return answer.Number, err
 }
 
 func (r *Store) List(ctx context.Context) iter.Seq2[session.Entry, error] {
 	return func(yield func(session.Entry, error) bool) {
-		var answer Reply
-		err := r.call(ctx, "List", Call{}, &answer)
+		answer, err := r.call(ctx, "List", Call{})
 		for _, entry := range answer.Entries {
 			if !yield(entry, nil) {
 				return
