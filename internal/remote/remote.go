@@ -32,8 +32,8 @@ func NewClient(conn io.ReadWriteCloser) *Client { return &Client{rpc.NewClient(c
 // Open opens a store there.
 func (c *Client) Open(ctx context.Context, place string) (*Store, error) {
 	s := &Store{client: c.rpc}
-	var answer Reply
-	if err := s.call(ctx, "Open", Call{Place: place}, &answer); err != nil {
+	answer, err := s.call(ctx, "Open", Call{Place: place})
+	if err != nil {
 		return nil, err
 	}
 	s.handle = answer.Number
@@ -45,7 +45,10 @@ func unsupported(s session.Store, method string) error {
 }
 
 // Close closes it there.
-func (r *Store) Close() error { return r.call(context.Background(), "Close", Call{}, new(Reply)) }
+func (r *Store) Close() error {
+	_, err := r.call(context.Background(), "Close", Call{})
+	return err
+}
 
 // A Call is what travels there, a Reply what comes back: package rpc wants them exported.
 type (
