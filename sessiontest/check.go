@@ -187,6 +187,9 @@ func (e *env) watch(ctx context.Context, cancel func(), f func()) (hung string, 
 		e.kit.hung.Add(1)
 		cancel()
 	}
+	if hung != "" {
+		patience /= 5
+	}
 	select {
 	case <-done:
 		return hung, true

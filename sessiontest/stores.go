@@ -83,7 +83,7 @@ func newKit() *kit {
 
 // patience is less when a store has hung before: it is not to take the time of all the other rules.
 func (k *kit) patience() time.Duration {
-	if k.hung.Load() >= 2 {
+	if k.hung.Load() > 0 {
 		return patience / 10
 	}
 	return patience
