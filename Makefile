@@ -14,7 +14,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
 TESTS       = $(MODULES:%=test@%)
 FUZZTIME    = 10m
-ROUNDS      = 300
+ROUNDS      = 150
 FEW         = 30
 SOAK        = 12m
 

@@ -184,17 +184,19 @@ func uniquePrefix() string {
 	return fmt.Sprintf("t%x-%d:", time.Now().UnixNano(), prefixes.Add(1))
 }
 
-// storesAt returns what the kit needs to know of the stores at a URL.
+// storesAt returns what the kit needs to know of the stores at a URL. TestStores checks all kinds as a whole; the tests of their
+// files check other ways to the same code.
 func storesAt(url string) sessiontest.Stores { return storesOf(func(*testing.T) string { return url }) }
 
 // storesOf returns what the kit needs to know of the stores at the URLs that place returns.
 func storesOf(place func(t *testing.T) string) sessiontest.Stores {
-	return sessiontest.Stores{Place: place, Open: func(ctx context.Context, url string) (session.Store, error) { return session.Open(ctx, url) }}
+	return sessiontest.Stores{Short: true, Place: place, Open: func(ctx context.Context, url string) (session.Store, error) { return session.Open(ctx, url) }}
 }
 
 // storesIn returns what the kit needs to know of stores that open opens in a place of that name.
 func storesIn(place string, open func(place string) session.Store) sessiontest.Stores {
 	return sessiontest.Stores{
+		Short: true,
 		Place: func(*testing.T) string { return place },
 		Open:  func(_ context.Context, place string) (session.Store, error) { return open(place), nil },
 	}

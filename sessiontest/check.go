@@ -53,6 +53,7 @@ func Run(t *testing.T, stores Stores) {
 		return
 	}
 	k := newKit()
+	k.short = k.short || stores.Short
 	var second *process
 	if stores.Processes && !stores.Once {
 		var err error

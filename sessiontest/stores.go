@@ -34,6 +34,9 @@ type Stores struct {
 	// same test alone. Its Run calls Open, and makes calls for the first one. So nothing that comes before Run may do
 	// harm when it is done twice, and Open needs no more than the place to find what Place made.
 	Processes bool
+
+	// Short has Run do no more than with -short: for another configuration of a store that is checked as a whole elsewhere.
+	Short bool
 }
 
 func (s Stores) place(t *testing.T) string {
