@@ -14,8 +14,13 @@ import (
 )
 
 // A cookie that somebody knew before the login never reaches the session after it, not within the grace either, however
-// the login is done, and however often the cookie was renewed before and since.
+// the login is done, and however often the cookie was renewed before and since; nor does a token of the header.
 func TestFixation(t *testing.T) {
+	t.Run("cookie", func(t *testing.T) { testFixation(t, "") })
+	t.Run("header", func(t *testing.T) { testFixation(t, client.Native) })
+}
+
+func testFixation(t *testing.T, blank string) {
 	for name, login := range map[string]func(*session.Session){
 		"SetUser":             func(s *session.Session) { s.SetUser("ann") },
 		"Regenerate":          func(s *session.Session) { s.Regenerate() },
@@ -26,7 +31,7 @@ func TestFixation(t *testing.T) {
 			clock := new(interleave.Clock)
 			clock.Start()
 			m := newCrew(t, session.NewMemoryStore(), 1, session.Options{}).by(clock)[0]
-			cookie := ""
+			cookie := blank
 			visit := func(use func(*session.Session)) {
 				t.Helper()
 				a := client.Ask(t.Context(), m, cookie, use)
