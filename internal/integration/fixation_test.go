@@ -116,7 +116,8 @@ func TestFixationRaces(t *testing.T) {
 
 func fixationRace(ctx context.Context, r *interleave.Round, processes crew) error {
 	victim := fmt.Sprintf("victim %d", r.Random.Uint64())
-	planted := client.Ask(ctx, processes[0], "", func(s *session.Session) { s.Set("planted", true) }).Cookie
+	blank := []string{"", client.Native}[r.Random.IntN(2)]
+	planted := client.Ask(ctx, processes[0], blank, func(s *session.Session) { s.Set("planted", true) }).Cookie
 	pause := func() time.Duration { return pauses[r.Random.IntN(len(pauses))] }
 	var login client.Answer
 	starts, thinks := pause(), pause()
