@@ -341,7 +341,24 @@ func TestDeviceBinding(t *testing.T) {
 			t.Errorf("the browser is told %+v", b.said)
 		}
 		early.shows("ann") // until the key was shown, nothing is bound
+		var id session.ID
+		early.visit(func(s *session.Session) { id = s.ID() })
+		// An operator's manager binds nothing, and sees it all the same.
+		inspected := func() time.Time {
+			t.Helper()
+			info, err := newManager(t, store, nil).Inspect(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Bound
+		}
+		if at := inspected(); !at.IsZero() {
+			t.Errorf("it is bound since %v", at)
+		}
 		_, d := b.sees()
+		if at := inspected(); !at.Equal(d.Bound) || at.IsZero() {
+			t.Errorf("it is bound since %v, its record says %v", d.Bound, at)
+		}
 		if d.Proven.IsZero() || d.Bound.IsZero() || d.Locked {
 			t.Errorf("the device is %+v", d)
 		}

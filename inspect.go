@@ -80,8 +80,9 @@ type RecordInfo struct {
 	Labels                             []Label
 	Keys                               []string // of its values, in ascending order; see Value
 
-	// Of a session, readable in any case: when its cookie was last renewed, and when it got its key.
-	Renewed, Regenerated time.Time
+	// Of a session, readable in any case: when its cookie was last renewed, when it got its key, and since when it has been bound
+	// to the key of a device, see DeviceBinding; zero if it is not.
+	Renewed, Regenerated, Bound time.Time
 	// Of a tombstone, readable in any case: when the session ended, and whether it was its own client that ended it.
 	Ended    time.Time
 	ByClient bool
@@ -150,6 +151,9 @@ func (m *Manager) inspect(id ID, rec Record) RecordInfo {
 		}
 		info.Kind = RecordSession
 		info.Renewed, info.Regenerated = time.UnixMilli(e.Credential.Issued), time.UnixMilli(e.Credential.Keyed)
+		if e.Credential.Device != (codec.Device{}) {
+			info.Bound = time.UnixMilli(e.Credential.Bound)
+		}
 		if err == nil {
 			info.describe(m, &b)
 		}

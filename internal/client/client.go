@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 
 	"example.com/session"
 )
@@ -16,11 +17,19 @@ import (
 // An Answer is what of a response concerns the session.
 type Answer struct {
 	Status  int
-	Cookie  string // that the response sets
+	Cookie  string // that the response sets; of a client that has its token in the header, Native and the token
 	Removed bool   // the response removes the cookie
 }
 
-// Ask sends a request with the cookie, none if it is empty, to a handler that calls use. Others may come with it.
+const (
+	// Header is the Options.TokenHeader of managers that are to serve clients of both kinds.
+	Header = "Session-Token"
+	// Native is the cookie of a client that has its token in the header, and has none yet. It begins all that it has later.
+	Native = "native:"
+)
+
+// Ask sends a request with the cookie, none if it is empty, to a handler that calls use. Others may come with it. A cookie
+// that begins with Native is sent in the header.
 func Ask(ctx context.Context, m *session.Manager, cookie string, use func(*session.Session), others ...*http.Cookie) Answer {
 	return Send(ctx, m, cookie, func(_ http.ResponseWriter, r *http.Request) { use(session.FromContext(r.Context())) }, others...)
 }
@@ -29,7 +38,11 @@ func Ask(ctx context.Context, m *session.Manager, cookie string, use func(*sessi
 func Send(ctx context.Context, m *session.Manager, cookie string, h http.HandlerFunc, others ...*http.Cookie) Answer {
 	const name = "session_id"
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
-	if cookie != "" {
+	token, native := strings.CutPrefix(cookie, Native)
+	switch {
+	case native:
+		r.Header.Set(Header, token)
+	case cookie != "":
 		r.AddCookie(&http.Cookie{Name: name, Value: cookie})
 	}
 	for _, other := range others {
@@ -38,7 +51,16 @@ func Send(ctx context.Context, m *session.Manager, cookie string, h http.Handler
 	w := httptest.NewRecorder()
 	m.Handler(h).ServeHTTP(w, r)
 	a := Answer{Status: w.Code}
+	if lines := w.Result().Header.Values(Header); len(lines) > 0 {
+		a.Cookie, a.Removed = Native+lines[0], lines[0] == ""
+		if len(lines) > 1 || !native {
+			panic(fmt.Sprintf("the header %q for a client that sent %q", lines, cookie))
+		}
+	}
 	for _, c := range w.Result().Cookies() {
+		if native {
+			panic("a cookie for a client that has its token in the header")
+		}
 		if c.Name == name {
 			a.Cookie, a.Removed = c.Value, c.MaxAge < 0
 		}
@@ -81,7 +103,7 @@ type Cookie struct {
 
 // Parse takes a cookie's value apart. One that is empty, or made otherwise, has nothing in it.
 func Parse(value string) (c Cookie) {
-	data, err := base64.RawURLEncoding.DecodeString(value)
+	data, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(value, Native))
 	if err != nil || len(data) != 16+16+4+32 {
 		return c
 	}

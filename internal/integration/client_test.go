@@ -28,6 +28,7 @@ func newCrew(t *testing.T, store session.Store, n int, opts session.Options) cre
 	opts.SweepInterval = session.Never
 	opts.StoreTimeout = time.Minute // a busy machine is no fault of the store
 	opts.Logger = quiet
+	opts.TokenHeader = client.Header
 	var c crew
 	for range n {
 		m, err := session.New(store, secretOf('s'), &opts)

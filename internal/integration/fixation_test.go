@@ -14,8 +14,13 @@ import (
 )
 
 // A cookie that somebody knew before the login never reaches the session after it, not within the grace either, however
-// the login is done, and however often the cookie was renewed before and since.
+// the login is done, and however often the cookie was renewed before and since; nor does a token of the header.
 func TestFixation(t *testing.T) {
+	t.Run("cookie", func(t *testing.T) { testFixation(t, "") })
+	t.Run("header", func(t *testing.T) { testFixation(t, client.Native) })
+}
+
+func testFixation(t *testing.T, blank string) {
 	for name, login := range map[string]func(*session.Session){
 		"SetUser":             func(s *session.Session) { s.SetUser("ann") },
 		"Regenerate":          func(s *session.Session) { s.Regenerate() },
@@ -26,7 +31,7 @@ func TestFixation(t *testing.T) {
 			clock := new(interleave.Clock)
 			clock.Start()
 			m := newCrew(t, session.NewMemoryStore(), 1, session.Options{}).by(clock)[0]
-			cookie := ""
+			cookie := blank
 			visit := func(use func(*session.Session)) {
 				t.Helper()
 				a := client.Ask(t.Context(), m, cookie, use)
@@ -111,7 +116,8 @@ func TestFixationRaces(t *testing.T) {
 
 func fixationRace(ctx context.Context, r *interleave.Round, processes crew) error {
 	victim := fmt.Sprintf("victim %d", r.Random.Uint64())
-	planted := client.Ask(ctx, processes[0], "", func(s *session.Session) { s.Set("planted", true) }).Cookie
+	blank := []string{"", client.Native}[r.Random.IntN(2)]
+	planted := client.Ask(ctx, processes[0], blank, func(s *session.Session) { s.Set("planted", true) }).Cookie
 	pause := func() time.Duration { return pauses[r.Random.IntN(len(pauses))] }
 	var login client.Answer
 	starts, thinks := pause(), pause()

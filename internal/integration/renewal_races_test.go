@@ -19,7 +19,8 @@ import (
 
 // 32 requests with one cookie, at the moment of renewal, in up to four processes, half of them writing: one renewal, every
 // write kept, all answers valid, and the next request is at home with either cookie, until one has shown the new one, and a
-// window after that. Whoever has only the old one by then has a copy that fell behind.
+// window after that. Whoever has only the old one by then has a copy that fell behind. Half of the clients have their token in
+// the header.
 func TestRenewalRaces(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
 		store := newStore(t)
@@ -46,7 +47,13 @@ func renewalRace(ctx context.Context, all crew, clock *interleave.Clock, random 
 	if random.IntN(4) == 0 {
 		user = fmt.Sprintf("user %d", random.Uint64())
 	}
-	begun := client.Ask(ctx, all[0], "", func(s *session.Session) { s.SetUser(user); s.Set("planted", true) })
+	blank := []string{"", client.Native}[random.IntN(2)]
+	label := session.Label{Name: "tenant", Value: user}
+	begun := client.Ask(ctx, all[0], blank, func(s *session.Session) {
+		if s.Set("planted", true); user != "" {
+			s.SetUser(user, label)
+		}
+	})
 	if begun.Cookie == "" {
 		return fmt.Errorf("a new session: %v", begun)
 	}
@@ -127,9 +134,11 @@ func renewalRace(ctx context.Context, all crew, clock *interleave.Clock, random 
 	if user == "" {
 		return nil
 	}
-	list, err := all[0].Sessions(ctx, session.OfUser(user))
-	if err != nil || len(list) != 1 || list[0].ID != client.Parse(cookie).ID() {
-		return fmt.Errorf("the user's sessions: %v, %v; want %v", list, err, client.Parse(cookie).ID())
+	for _, group := range []session.Group{session.OfUser(user), session.Labelled(label)} {
+		list, err := all[0].Sessions(ctx, group)
+		if err != nil || len(list) != 1 || list[0].ID != client.Parse(cookie).ID() {
+			return fmt.Errorf("the sessions of %v: %v, %v; want %v", group, list, err, client.Parse(cookie).ID())
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 func endCommand() *command {
 	return &command{
 		name:    "end",
-		args:    " ID…|--user NAME|--all",
+		args:    " ID…|--user NAME|--label NAME=VALUE|--all",
 		summary: "end sessions",
 		help: `
 Ends sessions as a logout does: nothing that is under way can bring them back, and the record of the user's sessions
@@ -22,20 +22,22 @@ is kept up to date. A session keeps its ID until it has ended, whoever logs in w
 in logs and events, or the beginning of it that lists show. If there is no such session, or it has ended, that is an
 error. With several IDs, each is tried, unless one is not the beginning of exactly one ID.
 
-With --user, that the user has no session is an error too. With --all, it goes through
-the store until it finds no live session, at most five times, since others may log in meanwhile; it asks first, unless
---yes says that it need not.
+With --user, that the user has no session is an error too, and so it is with --label: that ends the sessions that
+SetUser gave the label, such as a tenant or the session of an OpenID provider, whoever their users are. With --all, it
+goes through the store until it finds no live session, at most five times, since others may log in meanwhile; it asks
+first, unless --yes says that it need not.
 
 JSON is an object with ended, the number of sessions, and failed, an array of objects with id and error.
 
 Examples:
   session end 5f0c…e1
   session end --user ann --namespace __Host-session_id
+  session end --label tenant=acme
   session end --all --yes --json
 `,
 		flags: func(flags *pflag.FlagSet, s *settings) {
 			s.addStore(flags)
-			flags.StringVar(&s.user, "user", "", "end all of this `NAME`'s sessions")
+			s.addGroup(flags, "end all sessions")
 			flags.BoolVar(&s.all, "all", false, "end everybody's sessions")
 			flags.BoolVar(&s.yes, "yes", false, "do not ask")
 			s.addNamespace(flags)
@@ -62,15 +64,19 @@ type failure struct {
 
 func end(ctx context.Context, c *console, s *settings, args []string) error {
 	ways := 0
-	for _, given := range []bool{len(args) > 0, s.changed("user"), s.all} {
+	for _, given := range []bool{len(args) > 0, s.changed("user"), s.changed("label"), s.all} {
 		if given {
 			ways++
 		}
 	}
 	if ways != 1 {
-		return usage("it takes IDs, or --user, or --all")
+		return usage("it takes IDs, or --user, or --label, or --all")
 	}
 	if err := checkIDs(args); err != nil {
+		return err
+	}
+	group, err := s.group()
+	if err != nil {
 		return err
 	}
 	store, m, err := s.openManager(ctx, c)
@@ -82,8 +88,8 @@ func end(ctx context.Context, c *console, s *settings, args []string) error {
 	switch {
 	case s.all:
 		err = e.all(ctx, c, s, m)
-	case s.changed("user"):
-		err = e.user(ctx, s, m)
+	case s.ofGroup():
+		err = e.group(ctx, s, m, group)
 	default:
 		var ids []session.ID
 		if ids, err = findIDs(ctx, store, args); err == nil {
@@ -117,17 +123,17 @@ func (e *ending) report(ctx context.Context, c *console, s *settings, err error)
 	return err
 }
 
-// user ends all sessions of a user.
-func (e *ending) user(ctx context.Context, s *settings, m *session.Manager) error {
-	if _, err := s.index(ctx, m); err != nil {
+// group ends all sessions of a group.
+func (e *ending) group(ctx context.Context, s *settings, m *session.Manager, g session.Group) error {
+	if _, err := s.index(ctx, m, g); err != nil {
 		return err
 	}
-	live, _ := m.Sessions(ctx, session.OfUser(s.user))                    // those that are out of reach are the next call's error
-	if _, err := m.EndSessions(ctx, session.OfUser(s.user)); err != nil { // it counts those as well that have expired
+	live, _ := m.Sessions(ctx, g)                    // those that are out of reach are the next call's error
+	if _, err := m.EndSessions(ctx, g); err != nil { // it counts those as well that have expired
 		return err
 	}
 	if e.Ended = len(live); e.Ended == 0 {
-		return errNoUser(s)
+		return errNoGroup(s)
 	}
 	return nil
 }

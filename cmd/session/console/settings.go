@@ -24,6 +24,7 @@ type settings struct {
 	json      bool
 
 	user     string
+	label    string
 	all      bool
 	yes      bool
 	values   bool
@@ -108,6 +109,7 @@ func (s *settings) manager(c *console, store session.Store) (*session.Manager, e
 		IdleTimeout:     s.idle,
 		AbsoluteTimeout: max(s.idle, 24*time.Hour), // no shorter one is accepted
 		SweepInterval:   session.Never,
+		Device:          &session.DeviceBinding{}, // or it would not say which sessions are bound
 		Logger:          slog.New(slog.NewTextHandler(c.stderr, nil)),
 	}
 	secret := []byte(os.Getenv("SESSION_SECRET"))
@@ -121,25 +123,49 @@ func (s *settings) manager(c *console, store session.Store) (*session.Manager, e
 	return session.New(store, secret, opts)
 }
 
-// index looks at the record of a user's sessions, without which a user's sessions cannot be found.
-func (s *settings) index(ctx context.Context, m *session.Manager) (session.RecordInfo, error) {
-	info, err := m.InspectGroup(ctx, session.OfUser(s.user))
+// addGroup adds the flags that name a group of sessions, and says what becomes of them.
+func (s *settings) addGroup(flags *pflag.FlagSet, what string) {
+	flags.StringVar(&s.user, "user", "", what+" of this `NAME`")
+	flags.StringVar(&s.label, "label", "", what+" with this label, as `NAME=VALUE`")
+}
+
+// ofGroup reports whether the flags name a group.
+func (s *settings) ofGroup() bool { return s.changed("user") || s.changed("label") }
+
+// group returns the group that the flags name.
+func (s *settings) group() (session.Group, error) {
+	if !s.changed("label") {
+		return session.OfUser(s.user), nil
+	}
+	name, value, ok := strings.Cut(s.label, "=")
+	if !ok || name == "" || value == "" || s.changed("user") {
+		return session.Group{}, usage("it takes --user, or --label with NAME=VALUE")
+	}
+	return session.Labelled(session.Label{Name: name, Value: value}), nil
+}
+
+// index looks at the record of a group's sessions, without which they cannot be found.
+func (s *settings) index(ctx context.Context, m *session.Manager, g session.Group) (session.RecordInfo, error) {
+	info, err := m.InspectGroup(ctx, g)
 	switch {
 	case errors.Is(err, session.ErrNotFound):
-		return info, errNoUser(s)
+		return info, errNoGroup(s)
 	case err != nil:
 		return info, err
 	case info.Encrypted && !info.Readable && os.Getenv("SESSION_SECRET") != "":
-		return info, errors.New("the secret in SESSION_SECRET does not fit this store: the record of the user's sessions " +
+		return info, errors.New("the secret in SESSION_SECRET does not fit this store: the record of these sessions " +
 			"is encrypted under another one")
 	case info.Encrypted && !info.Readable:
-		return info, errors.New("the record of the user's sessions is encrypted: set SESSION_SECRET to the application's secret")
+		return info, errors.New("the record of these sessions is encrypted: set SESSION_SECRET to the application's secret")
 	case !info.Readable:
-		return info, errors.New("the record of the user's sessions is damaged")
+		return info, errors.New("the record of these sessions is damaged")
 	}
 	return info, nil
 }
 
-func errNoUser(s *settings) error {
+func errNoGroup(s *settings) error {
+	if s.changed("label") {
+		return none("no sessions with the label %s are known in the namespace %s", quoted(s.label), quoted(s.namespace))
+	}
 	return none("no sessions of user %s are known in the namespace %s", quoted(s.user), quoted(s.namespace))
 }

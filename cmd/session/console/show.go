@@ -20,16 +20,18 @@ func showCommand() *command {
 		summary: "show a session, or another record",
 		help: `
 Shows what can be told of the record under an ID, which is 64 hexadecimal digits, as in logs and events, or the
-beginning of it that lists show; or, with --user, of the record that names a user's sessions. A session's values are
-shown with --values only, in CBOR diagnostic notation (RFC 8949, section 8). Of a session that is encrypted
-(EncryptAtRest) nobody can tell more than the ID, the expiry and the size: the key is in the client's cookie.
+beginning of it that lists show; or, with --user or --label, of the record that names the sessions of a user or a
+label. A session's values are shown with --values only, in CBOR diagnostic notation (RFC 8949, section 8). Of a session
+that is encrypted (EncryptAtRest) nobody can tell more than the ID, the expiry, the size and what concerns its cookie:
+the key is in that.
 
 A record is a session (one that lives), a tombstone (one that has ended, and must not come back), moved (the mark of
-another system's session that was taken over), an index (names the sessions of a user), a lock, or damaged.
+another system's session that was taken over), an index (names the sessions of a user or a label), a lock, or damaged.
 
 JSON is null if there is no such record, or else an object with id, kind, version, size, encrypted and readable, and,
 where they are known and have a meaning, expires, created, last_used, renewed and regenerated (when the cookie was
-renewed last, and when it got its key), authenticated_at, user, remote_addr, user_agent, keys, values (text, by key),
+renewed last, and when it got its key), bound (since when the session has been bound to a key in its device),
+authenticated_at, user, labels (objects with name and value), remote_addr, user_agent, keys, values (text, by key),
 ended, by_client (whether it was its own client that ended it), sessions and locked_until.
 
 Examples:
@@ -39,7 +41,7 @@ Examples:
 		flags: func(flags *pflag.FlagSet, s *settings) {
 			s.addStore(flags)
 			flags.BoolVar(&s.values, "values", false, "show the values too, which may be anybody's secrets")
-			flags.StringVar(&s.user, "user", "", "show the record that names this `NAME`'s sessions")
+			s.addGroup(flags, "show the record that names the sessions")
 			s.addNamespace(flags)
 			s.addIdle(flags)
 			s.addCommon(flags)
@@ -61,8 +63,10 @@ type shown struct {
 	LastUsed        time.Time          `json:"last_used,omitzero"`
 	Renewed         time.Time          `json:"renewed,omitzero"`
 	Regenerated     time.Time          `json:"regenerated,omitzero"`
+	Bound           time.Time          `json:"bound,omitzero"`
 	AuthenticatedAt time.Time          `json:"authenticated_at,omitzero"`
 	User            string             `json:"user,omitempty"`
+	Labels          []label            `json:"labels,omitempty"`
 	RemoteAddr      string             `json:"remote_addr,omitempty"`
 	UserAgent       string             `json:"user_agent,omitempty"`
 	Keys            []string           `json:"keys,omitempty"`
@@ -74,11 +78,14 @@ type shown struct {
 }
 
 func show(ctx context.Context, c *console, s *settings, args []string) error {
-	byUser := s.changed("user")
-	if byUser && len(args) > 0 || !byUser && len(args) != 1 {
-		return usage("it takes one ID, or --user")
+	if s.ofGroup() && len(args) > 0 || !s.ofGroup() && len(args) != 1 {
+		return usage("it takes one ID, or --user, or --label")
 	}
 	if err := checkIDs(args); err != nil {
+		return err
+	}
+	group, err := s.group()
+	if err != nil {
 		return err
 	}
 	store, m, err := s.openManager(ctx, c)
@@ -86,7 +93,7 @@ func show(ctx context.Context, c *console, s *settings, args []string) error {
 		return err
 	}
 	defer store.Close()
-	info, err := find(ctx, s, store, m, args)
+	info, err := find(ctx, s, store, m, group, args)
 	if errors.Is(err, session.ErrNotFound) {
 		err = none("there is no record with that ID")
 	}
@@ -103,11 +110,11 @@ func show(ctx context.Context, c *console, s *settings, args []string) error {
 }
 
 // find returns the record that is to be shown.
-func find(ctx context.Context, s *settings, store session.Store, m *session.Manager, args []string) (session.RecordInfo, error) {
-	if s.changed("user") {
-		info, err := m.InspectGroup(ctx, session.OfUser(s.user))
+func find(ctx context.Context, s *settings, store session.Store, m *session.Manager, g session.Group, args []string) (session.RecordInfo, error) {
+	if s.ofGroup() {
+		info, err := m.InspectGroup(ctx, g)
 		if errors.Is(err, session.ErrNotFound) {
-			err = errNoUser(s)
+			err = errNoGroup(s)
 		}
 		return info, err
 	}
@@ -131,8 +138,10 @@ func asShown(info *session.RecordInfo, values bool) shown {
 		LastUsed:        jsonTime(info.LastUsed),
 		Renewed:         jsonTime(info.Renewed),
 		Regenerated:     jsonTime(info.Regenerated),
+		Bound:           jsonTime(info.Bound),
 		AuthenticatedAt: jsonTime(info.AuthenticatedAt),
 		User:            info.User,
+		Labels:          asLabels(info.Labels),
 		RemoteAddr:      info.RemoteAddr,
 		UserAgent:       info.UserAgent,
 		Keys:            info.Keys,
@@ -157,7 +166,7 @@ var kinds = map[session.RecordKind]string{
 	session.RecordSession:   "one that its client can use",
 	session.RecordTombstone: "a session that has ended",
 	session.RecordMoved:     "the mark of a session that was moved in from another system",
-	session.RecordIndex:     "names the sessions of a user",
+	session.RecordIndex:     "names the sessions of a user or a label",
 	session.RecordLock:      "says whether a request has a session for itself",
 	session.RecordDamaged:   "damaged, or foreign",
 }
@@ -177,6 +186,7 @@ func printInfo(c *console, info *session.RecordInfo, values bool) error {
 	case session.RecordSession:
 		line("key since", "%s", longTime(info.Regenerated, "-"))
 		line("renewed", "%s", longTime(info.Renewed, "-"))
+		line("bound", "%s", longTime(info.Bound, "to no device"))
 	case session.RecordTombstone:
 		line("ended", "%s, %s", longTime(info.Ended, "-"), map[bool]string{true: "by its client", false: "from elsewhere"}[info.ByClient])
 	}
@@ -193,6 +203,9 @@ func printInfo(c *console, info *session.RecordInfo, values bool) error {
 		line("user", "%s", plain(info.User))
 		if info.User != "" {
 			line("logged in", "%s", longTime(info.AuthenticatedAt, "-"))
+		}
+		for _, l := range info.Labels {
+			line("label", "%s=%s", plain(l.Name), plain(l.Value))
 		}
 		line("address", "%s", plain(info.RemoteAddr))
 		line("user-agent", "%s", plain(info.UserAgent))
