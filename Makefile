@@ -34,7 +34,7 @@ encrypted: install
 
 # Tests in a bubble of testing/synctest cannot run in that mode: its random numbers come from the jitter of the clock, which stands
 # still there. So these are the tests of what is encrypted, hashed or signed that need no bubble, and whole sessions on every store.
-FIPS = ^Test(Tokens|CookieAttributes|EncryptAtRest|Device|FormToken|Bind|Fixation|Foreign|Stale|OldSecret|EventsHold|ChangeIsMerged|Do$$|Parallel|FileStore|DirStore|MemoryStore(URL|Zero)|Refused|Accounts|Stores$$|Sessions$$)
+FIPS = ^Test(Tokens|CookieAttributes|EncryptAtRest|Device|FormToken|Bind|Fixation|Foreign|Stale|OldSecret|EventsHold|ChangeIsMerged|Do$$|Parallel|FileStore|DirStore|MemoryStore(URL|Zero)|Cipher|Proofs|Refused|Accounts|Stores$$|Sessions$$)
 fips: install
 	@echo "== what FIPS 140-3 concerns, under GODEBUG=fips140=only"
 	@SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=3 go test -race -exec 'env GODEBUG=fips140=only' -run '$(FIPS)' . ./internal/codec ./internal/dbsc ./internal/integration
