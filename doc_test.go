@@ -279,6 +279,7 @@ const readmePrelude = `package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"time"
@@ -291,7 +292,7 @@ const (
 	flash  session.Key[string] = "flash"
 )
 
-var _ = []any{context.Background, fmt.Sprint, os.Getenv, time.Second, http.NotFound}
+var _ = []any{context.Background, fmt.Sprint, slog.Info, os.Getenv, time.Second, http.NotFound}
 
 `
 

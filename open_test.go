@@ -4,6 +4,7 @@ package session_test
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -354,15 +355,99 @@ func TestStoresHidePasswords(t *testing.T) {
 }
 
 // passwordRules returns arguments that make PostgreSQL ask everybody but postgres for a password.
-func passwordRules(t *testing.T) []string {
+func passwordRules(t *testing.T) []string { return passwordRulesOf(t, "scram-sha-256") }
+
+func passwordRulesOf(t *testing.T, method string) []string {
 	t.Helper()
 	hba := filepath.Join(t.TempDir(), "hba")
 	if err := os.Chmod(filepath.Dir(filepath.Dir(hba)), 0o755); err != nil { // for the account that it runs as
 		t.Fatal(err)
 	}
-	const rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+	rules := "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 " + method + "\n"
 	if err := os.WriteFile(hba, []byte(rules), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"-c", "hba_file=" + hba}
+}
+
+// Which clients log in under GODEBUG=fips140=only: SECURITY.md says so. "make fips" runs this in that mode.
+func TestAccountsUnderFIPS(t *testing.T) {
+	const long, short = "a password of 112 bits or more", "short"
+	mysql := func(plugin string) func(*testing.T, *servertest.Server, string) {
+		return func(t *testing.T, server *servertest.Server, password string) {
+			db := openDB(t, server.URL, "")
+			mustExec(t, db, "CREATE USER alice@'%' IDENTIFIED "+fmt.Sprintf(plugin, password))
+			mustExec(t, db, "GRANT ALL ON test.* TO alice@'%'")
+		}
+	}
+	postgres := func(encryption string) func(*testing.T, *servertest.Server, string) {
+		return func(t *testing.T, server *servertest.Server, password string) {
+			pool := newPool(t, server.URL)
+			mustExecPostgres(t, pool, "SET password_encryption = '"+encryption+"'; CREATE ROLE alice LOGIN PASSWORD '"+password+"'")
+			mustExecPostgres(t, pool, "GRANT CREATE ON SCHEMA public TO alice")
+		}
+	}
+	for _, test := range []struct {
+		name     string
+		kind     servertest.Kind
+		account  func(t *testing.T, server *servertest.Server, password string)
+		password string
+		refusal  string // under fips140=only; empty: none
+	}{
+		{"redis", servertest.KindRedis, func(t *testing.T, server *servertest.Server, password string) {
+			rules := []any{"ACL", "SETUSER", "alice", "on", ">" + password, "~*", "&*", "+@all"}
+			if err := redisClient(t, server).Do(t.Context(), rules...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}, short, ""},
+		{"mysql, caching_sha2_password", servertest.KindMySQL, mysql("WITH caching_sha2_password BY '%s'"), long, "SHA-2 or SHA-3"},
+		{"mysql, caching_sha2_password, TLS", servertest.KindMySQL, mysql("WITH caching_sha2_password BY '%s' REQUIRE SSL"), long, ""},
+		{"mysql, mysql_native_password", servertest.KindMySQL, mysql("WITH mysql_native_password BY '%s'"), long, "SHA-1"},
+		{"mariadb, mysql_native_password", servertest.KindMariaDB, mysql("BY '%s'"), long, "SHA-1"},
+		{"mariadb, ed25519", servertest.KindMariaDB, mysql("VIA ed25519 USING PASSWORD('%s')"), long, "SHA-1"}, // of the server's first guess
+		{"postgres, scram-sha-256", servertest.KindPostgreSQL, postgres("scram-sha-256"), short, ""},
+		{"postgres, md5", servertest.KindPostgreSQL, postgres("md5"), long, "MD5"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.refusal == "MD5" && fips140.Enforced() {
+				t.Skip("it panics in a goroutine of pgx's, which ends the process")
+			}
+			var args []string
+			if test.kind == servertest.KindPostgreSQL {
+				args = passwordRulesOf(t, "md5") // or whatever the password is kept as
+			}
+			if strings.HasSuffix(test.name, "TLS") {
+				args = []string{"--tls-version=TLSv1.3"} // by a certificate that it makes itself
+			}
+			server := servertest.Start(t, test.kind, args...)
+			if strings.Contains(test.name, "ed25519") {
+				mustExec(t, openDB(t, server.URL, ""), "INSTALL SONAME 'auth_ed25519'")
+			}
+			test.account(t, server, test.password)
+			err := func() (err error) {
+				defer func() {
+					if p := recover(); p != nil { // so the standard library refuses
+						err = fmt.Errorf("%v", p)
+					}
+				}()
+				address := withUser(t, server.URL, "alice", test.password)
+				if strings.HasSuffix(test.name, "TLS") {
+					address += "?tls=skip-verify"
+				}
+				store, err := session.Open(t.Context(), address)
+				if err != nil {
+					return err
+				}
+				defer store.Close()
+				return store.Save(t.Context(), storetest.RandomID(), session.Record{Data: []byte("data")})
+			}()
+			if refusal := test.refusal; fips140.Enforced() && refusal != "" {
+				if err == nil || !strings.Contains(err.Error(), refusal) {
+					t.Errorf("the error is %v, want one with %q", err, refusal)
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -102,7 +102,7 @@ func check(t *testing.T, where string, selector []*labels.Matcher, have series, 
 	t.Helper()
 	name := ""
 	for _, m := range selector {
-		if m.Name == labels.MetricName {
+		if m.Name == model.MetricNameLabel {
 			name = m.Value
 		}
 	}
@@ -114,7 +114,7 @@ func check(t *testing.T, where string, selector []*labels.Matcher, have series, 
 	}
 	for _, m := range selector {
 		switch {
-		case m.Name == labels.MetricName || m.Name == "job" || m.Name == "error_type":
+		case m.Name == model.MetricNameLabel || m.Name == "job" || m.Name == "error_type":
 		case !slices.Contains(names, m.Name):
 			t.Errorf("%s asks for %s of %s, which has no such label, but %q", where, m.Name, name, names)
 		case m.Name == "session_event_kind":

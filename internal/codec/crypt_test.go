@@ -37,7 +37,7 @@ func TestCipher(t *testing.T) {
 		t.Errorf("with the secret before: %v", err)
 	}
 	for name, c := range map[string]*codec.Cipher{
-		"secret": cipher("new", 1, 2), "name": cipher("old", 2, 2), "key": cipher("old", 1, 1), "purpose": codec.NewIndexCipher([]byte("old")),
+		"secret": cipher("new", 1, 2), "name": cipher("old", 2, 2), "key": cipher("old", 1, 1), "purpose": codec.NewIndexCipher(secretOf("old")),
 	} {
 		if err := open(e, id, c); err != codec.ErrDamaged {
 			t.Errorf("with another %s: %v", name, err)
