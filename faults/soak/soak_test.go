@@ -81,7 +81,7 @@ func TestSoak(t *testing.T) {
 	}
 	r.observer = redis.NewClient(&redis.Options{Addr: cluster.Addrs[1]})
 	defer r.observer.Close()
-	r.start4()
+	r.startAll()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	r.began = time.Now()
@@ -109,8 +109,8 @@ func (r *run) say(format string, args ...any) {
 	r.t.Logf(format, args...)
 }
 
-// start4 starts the processes.
-func (r *run) start4() {
+// startAll starts the processes.
+func (r *run) startAll() {
 	bin, err := os.Executable()
 	if err != nil {
 		r.t.Fatal(err)
