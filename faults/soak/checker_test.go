@@ -280,9 +280,15 @@ func (k *checker) forgotten(l *login) bool {
 
 // reason returns why a login may have ended, empty if it may not.
 func (k *checker) reason(l *login, now time.Duration) string {
-	switch {
-	case l.mayEnd != 0 && l.mayEnd <= now:
+	if l.mayEnd != 0 && l.mayEnd <= now {
 		return l.why
+	}
+	return k.expired(l, now)
+}
+
+// expired returns which timeout may have ended a login, empty for none.
+func (k *checker) expired(l *login, now time.Duration) string {
+	switch {
 	case l.used+k.idle*9/10-slack <= now:
 		return "idle"
 	case l.start+k.absolute-slack <= now:
