@@ -127,7 +127,7 @@ func (r *run) phases(p *part) {
 		return r.samples.where(func(s sample) bool { return s.store == p.name && s.at >= from && s.at < to })
 	}
 	calm := func(name string, from, to time.Duration) {
-		found := in(from, to)
+		found := slices.DeleteFunc(in(from, to), func(s sample) bool { return s.at+s.took >= to }) // the fault has met these
 		r.say("%s, %s: %s", p.name, name, describe(found))
 		bad := 0
 		for _, s := range found {
