@@ -73,7 +73,7 @@ fuzz:
 quickstart:
 	go run ./examples/quickstart
 
-# Without -race: what it watches is memory and time. go test -v prints at once.
+# Without -race: what it watches is memory and time. go test -v prints at once. SOAK="12m -seed 7" has other flags as well.
 soak: install
 	cd faults && SESSION_TEST_REQUIRE=1 go test -count=1 -timeout 0 -v -run TestSoak ./soak -args -for $(SOAK)
 

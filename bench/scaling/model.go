@@ -21,8 +21,6 @@ func (o operations) plus(p operations) operations {
 	return operations{o.Load + p.Load, o.Save + p.Save, o.Touch + p.Touch}
 }
 
-func (o operations) all() float64 { return o.Load + o.Save + o.Touch }
-
 // The kinds of requests.
 const (
 	kindUnused     = "uses no session"

@@ -1,7 +1,7 @@
 // Package soak is a run that lasts: "make soak". Four processes serve hundreds of browsers, which read, write, log in and
 // out, end their other devices and show cookies of sessions that have ended, on a Redis Cluster and on PostgreSQL.
-// Meanwhile responses get lost, PostgreSQL is killed and comes back, a master of the cluster is killed and its replica
-// takes its place, a process is killed, and all are deployed anew, one after the other.
+// Meanwhile responses get lost, PostgreSQL stands still, is killed and comes back, a master of the cluster is killed and its
+// replica takes its place, a process stands still and another is killed, and all are deployed anew, one after the other.
 //
 // A checker knows what each browser was told, and wants:
 //

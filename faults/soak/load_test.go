@@ -1,3 +1,5 @@
+//go:build unix
+
 package soak
 
 import (
@@ -173,6 +175,11 @@ func (l *load) do(d draw) {
 		}
 	}
 	c := k.begin(b, what, d.tab)
+	k.end(c, l.send(d, what, c.form(d), c.cookies))
+}
+
+// form returns the parameters of a request.
+func (c *call) form(d draw) url.Values {
 	form := url.Values{}
 	if c.login != nil {
 		form.Set("login", strconv.FormatUint(c.login.id, 10))
@@ -180,7 +187,7 @@ func (l *load) do(d draw) {
 	switch {
 	case c.fresh != nil:
 		form.Set("login", strconv.FormatUint(c.fresh.id, 10))
-		form.Set("user", b.user.name)
+		form.Set("user", c.browser.user.name)
 	case c.op != nil:
 		form.Set("op", strconv.FormatUint(uint64(c.op.id), 10))
 		if d.save {
@@ -190,7 +197,7 @@ func (l *load) do(d draw) {
 		form.Set("tab", strconv.Itoa(d.tab))
 		form.Set("seq", strconv.FormatUint(uint64(c.seq), 10))
 	}
-	k.end(c, l.send(d, what, form, c.cookies))
+	return form
 }
 
 // haunt shows the cookie of a session that has ended.

@@ -1,3 +1,5 @@
+//go:build unix
+
 package soak
 
 import (
@@ -127,6 +129,8 @@ func (sv *service) handler() http.Handler {
 					return
 				}
 				st.Done = true
+			} else {
+				sv.served(name + " in vain") // there is no session, or another one
 			}
 			json.NewEncoder(w).Encode(st)
 		})
@@ -134,11 +138,16 @@ func (sv *service) handler() http.Handler {
 	mux.HandleFunc("GET /list", sv.list)
 	inner := sv.manager.Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sv.mu.Lock()
-		sv.requests[r.URL.Path[1:]]++
-		sv.mu.Unlock()
+		sv.served(r.URL.Path[1:])
 		inner.ServeHTTP(w, r)
 	})
+}
+
+// served counts requests.
+func (sv *service) served(what string) {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	sv.requests[what]++
 }
 
 func (sv *service) read(_ *http.Request, _ *session.Session, st *state) error {

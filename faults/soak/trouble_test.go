@@ -1,3 +1,5 @@
+//go:build unix
+
 package soak
 
 import (
@@ -14,7 +16,15 @@ func (r *run) troubles(cluster, postgres *servertest.Server) {
 	settle := min(30*time.Second, r.length/8)
 	part := func(share float64) time.Duration { return time.Duration(share * float64(r.length)) }
 
-	r.until(part(.2))
+	// A store that does not answer for longer than StoreTimeout, and a process that stands still for as long.
+	pause := min(7*time.Second, r.length/12)
+	r.until(part(.1))
+	r.trouble("pause of PostgreSQL", "postgres", settle, func() {
+		postgres.Pause()
+		time.Sleep(pause)
+		postgres.Resume()
+	})
+	r.until(part(.25))
 	r.trouble("kill of PostgreSQL", "postgres", settle, func() {
 		postgres.Kill()
 		time.Sleep(min(3*time.Second, r.length/20))
@@ -22,7 +32,13 @@ func (r *run) troubles(cluster, postgres *servertest.Server) {
 	})
 	r.until(part(.45))
 	r.trouble("kill of a master", "redis", settle, func() { r.failover(cluster, settle) })
-	r.until(part(.65))
+	r.until(part(.6))
+	r.trouble("pause of a process", "", settle, func() {
+		r.processes[1].Pause()
+		time.Sleep(pause)
+		r.processes[1].Resume()
+	})
+	r.until(part(.72))
 	r.trouble("kill of a process", "", settle, func() {
 		r.look()
 		r.ended(0)
@@ -30,7 +46,7 @@ func (r *run) troubles(cluster, postgres *servertest.Server) {
 		time.Sleep(min(2*time.Second, r.length/20))
 		r.launch(0)
 	})
-	r.until(part(.85))
+	r.until(part(.87))
 	r.trouble("deploy", "", settle, r.deploy)
 }
 
