@@ -16,91 +16,93 @@ import (
 
 // Changes of parallel requests are merged: each applies to what the others saved.
 func TestParallelChangesMerge(t *testing.T) {
-	n := session.Key[int]("n")
-	add := func(n int) int { return n + 1 }
-	for _, test := range []struct {
-		name         string
-		first, other func(*session.Session)
-		want         map[string]any
-	}{
-		{"different keys",
-			func(s *session.Session) { s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
-			map[string]any{"n": int64(10), "old": "x", "a": int64(1), "b": int64(2)}},
-		{"update and update",
-			func(s *session.Session) { n.Update(s, add); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"n": int64(13), "old": "x"}},
-		{"set, then update, over update",
-			func(s *session.Session) { n.Set(s, 100); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"n": int64(101), "old": "x"}},
-		{"update, then set the same as before, over update",
-			func(s *session.Session) { n.Update(s, add); n.Set(s, 11) }, func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"n": int64(11), "old": "x"}},
-		{"clear over set",
-			func(s *session.Session) { s.Clear(); s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
-			map[string]any{"a": int64(1)}},
-		{"update after clear",
-			func(s *session.Session) { s.Clear(); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"n": int64(1)}},
-		{"delete over update",
-			func(s *session.Session) { s.Delete("n") }, func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"old": "x"}},
-		{"update over delete",
-			func(s *session.Session) { n.Update(s, add) }, func(s *session.Session) { s.Delete("n") },
-			map[string]any{"n": int64(1), "old": "x"}},
-		{"set default over set",
-			func(s *session.Session) { s.SetDefault("d", 1) }, func(s *session.Session) { s.Set("d", 2) },
-			map[string]any{"n": int64(10), "old": "x", "d": int64(2)}},
-		{"update that made no difference, and a set, over update",
-			func(s *session.Session) { n.Update(s, func(n int) int { return min(n, 10) }); s.Set("a", 1) },
-			func(s *session.Session) { n.Update(s, add) },
-			map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
-		{"set and delete that made no difference, and a set, over set",
-			func(s *session.Session) { n.Set(s, 10); s.Delete("d"); s.Set("a", 1) },
-			func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
-			map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
-		{"set that made no difference until a reload",
-			func(s *session.Session) { n.Set(s, 10) }, func(s *session.Session) { n.Set(s, 20) },
-			map[string]any{"n": int64(10), "old": "x"}},
-		{"set that made no difference and was committed, before a reload",
-			func(s *session.Session) { n.Set(s, 10); s.Save(context.Background()) }, func(s *session.Session) { n.Set(s, 20) },
-			map[string]any{"n": int64(20), "old": "x"}},
-		{"changes that made no difference, and no other",
-			func(s *session.Session) {
-				n.Set(s, 10)
-				n.Set(s, 10)
-				s.Delete("d")
-				n.Update(s, func(n int) int { return n })
-			},
-			func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
-			map[string]any{"n": int64(20), "old": "x", "d": int64(1)}},
-		{"regenerate over set",
-			func(s *session.Session) { s.Regenerate(); s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
-			map[string]any{"n": int64(10), "old": "x", "a": int64(1), "b": int64(2)}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			v := newVisitor(t, session.NewMemoryStore(), nil)
-			v.visit(func(s *session.Session) { n.Set(s, 10); s.Set("old", "x") })
-			other := v.clone()
-			wantStatus(t, v.visit(func(s *session.Session) {
-				test.first(s)
-				wantStatus(t, other.visit(test.other), http.StatusOK)
-				if strings.HasSuffix(test.name, "a reload") {
-					if err := s.Reload(t.Context()); err != nil {
-						t.Error(err)
+	onTransports(t, func(t *testing.T, newVisitor visitors) {
+		n := session.Key[int]("n")
+		add := func(n int) int { return n + 1 }
+		for _, test := range []struct {
+			name         string
+			first, other func(*session.Session)
+			want         map[string]any
+		}{
+			{"different keys",
+				func(s *session.Session) { s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
+				map[string]any{"n": int64(10), "old": "x", "a": int64(1), "b": int64(2)}},
+			{"update and update",
+				func(s *session.Session) { n.Update(s, add); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"n": int64(13), "old": "x"}},
+			{"set, then update, over update",
+				func(s *session.Session) { n.Set(s, 100); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"n": int64(101), "old": "x"}},
+			{"update, then set the same as before, over update",
+				func(s *session.Session) { n.Update(s, add); n.Set(s, 11) }, func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"n": int64(11), "old": "x"}},
+			{"clear over set",
+				func(s *session.Session) { s.Clear(); s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
+				map[string]any{"a": int64(1)}},
+			{"update after clear",
+				func(s *session.Session) { s.Clear(); n.Update(s, add) }, func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"n": int64(1)}},
+			{"delete over update",
+				func(s *session.Session) { s.Delete("n") }, func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"old": "x"}},
+			{"update over delete",
+				func(s *session.Session) { n.Update(s, add) }, func(s *session.Session) { s.Delete("n") },
+				map[string]any{"n": int64(1), "old": "x"}},
+			{"set default over set",
+				func(s *session.Session) { s.SetDefault("d", 1) }, func(s *session.Session) { s.Set("d", 2) },
+				map[string]any{"n": int64(10), "old": "x", "d": int64(2)}},
+			{"update that made no difference, and a set, over update",
+				func(s *session.Session) { n.Update(s, func(n int) int { return min(n, 10) }); s.Set("a", 1) },
+				func(s *session.Session) { n.Update(s, add) },
+				map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
+			{"set and delete that made no difference, and a set, over set",
+				func(s *session.Session) { n.Set(s, 10); s.Delete("d"); s.Set("a", 1) },
+				func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
+				map[string]any{"n": int64(10), "old": "x", "a": int64(1)}},
+			{"set that made no difference until a reload",
+				func(s *session.Session) { n.Set(s, 10) }, func(s *session.Session) { n.Set(s, 20) },
+				map[string]any{"n": int64(10), "old": "x"}},
+			{"set that made no difference and was committed, before a reload",
+				func(s *session.Session) { n.Set(s, 10); s.Save(context.Background()) }, func(s *session.Session) { n.Set(s, 20) },
+				map[string]any{"n": int64(20), "old": "x"}},
+			{"changes that made no difference, and no other",
+				func(s *session.Session) {
+					n.Set(s, 10)
+					n.Set(s, 10)
+					s.Delete("d")
+					n.Update(s, func(n int) int { return n })
+				},
+				func(s *session.Session) { n.Set(s, 20); s.Set("d", 1) },
+				map[string]any{"n": int64(20), "old": "x", "d": int64(1)}},
+			{"regenerate over set",
+				func(s *session.Session) { s.Regenerate(); s.Set("a", 1) }, func(s *session.Session) { s.Set("b", 2) },
+				map[string]any{"n": int64(10), "old": "x", "a": int64(1), "b": int64(2)}},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				v := newVisitor(t, session.NewMemoryStore(), nil)
+				v.visit(func(s *session.Session) { n.Set(s, 10); s.Set("old", "x") })
+				other := v.clone()
+				wantStatus(t, v.visit(func(s *session.Session) {
+					test.first(s)
+					wantStatus(t, other.visit(test.other), http.StatusOK)
+					if strings.HasSuffix(test.name, "a reload") {
+						if err := s.Reload(t.Context()); err != nil {
+							t.Error(err)
+						}
 					}
-				}
-			}), http.StatusOK)
-			v.visit(func(s *session.Session) {
-				got := map[string]any{}
-				for k, val := range s.All() {
-					got[k] = val
-				}
-				if !reflect.DeepEqual(got, test.want) {
-					t.Errorf("the session holds %v, want %v", got, test.want)
-				}
+				}), http.StatusOK)
+				v.visit(func(s *session.Session) {
+					got := map[string]any{}
+					for k, val := range s.All() {
+						got[k] = val
+					}
+					if !reflect.DeepEqual(got, test.want) {
+						t.Errorf("the session holds %v, want %v", got, test.want)
+					}
+				})
 			})
-		})
-	}
+		}
+	})
 }
 
 // The result of Update is the caller's, also if another goroutine saves or reloads the session at the same time, and

@@ -217,61 +217,65 @@ func TestDestroyThenSet(t *testing.T) {
 
 // A request that is on its way while its session ends cannot bring it back.
 func TestNoResurrection(t *testing.T) {
-	ends := map[string]func(*session.Session){
-		"destroy":    func(s *session.Session) { s.Destroy() },
-		"regenerate": func(s *session.Session) { s.Regenerate() },
-		"empty":      func(s *session.Session) { s.Clear() },
-	}
-	for how, end := range ends {
-		for _, renew := range []time.Duration{session.Never, time.Minute} {
-			t.Run(fmt.Sprintf("%s, renewal %v", how, renew > 0), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					v := newVisitor(t, session.NewMemoryStore(), &session.Options{RenewInterval: renew, SweepInterval: session.Never})
-					v.visit(func(s *session.Session) { s.Set("k", 1) })
-					old := v.clone()
-					time.Sleep(61 * time.Second)
-					inFlight := v.clone()
-					res := inFlight.visit(func(s *session.Session) {
-						s.Set("k", 2)
-						if how == "empty" {
-							s.Delete("k")
-							s.Set("other", 2)
-						}
-						wantStatus(t, v.visit(end), http.StatusOK)
-					})
-					wantStatus(t, res, http.StatusConflict)
-					if len(res.Cookies()) != 0 {
-						t.Errorf("the straggler got %v", res.Cookies())
-					}
-					reader := old.clone()
-					if res := reader.visit(func(s *session.Session) { s.Has("k") }); len(res.Cookies()) != 0 {
-						t.Errorf("a reader got %v", res.Cookies())
-					}
-					if old.alive() || inFlight.alive() {
-						t.Error("the session is alive")
-					}
-				})
-			})
+	onTransports(t, func(t *testing.T, newVisitor visitors) {
+		ends := map[string]func(*session.Session){
+			"destroy":    func(s *session.Session) { s.Destroy() },
+			"regenerate": func(s *session.Session) { s.Regenerate() },
+			"empty":      func(s *session.Session) { s.Clear() },
 		}
-	}
+		for how, end := range ends {
+			for _, renew := range []time.Duration{session.Never, time.Minute} {
+				t.Run(fmt.Sprintf("%s, renewal %v", how, renew > 0), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						v := newVisitor(t, session.NewMemoryStore(), &session.Options{RenewInterval: renew, SweepInterval: session.Never})
+						v.visit(func(s *session.Session) { s.Set("k", 1) })
+						old := v.clone()
+						time.Sleep(61 * time.Second)
+						inFlight := v.clone()
+						res := inFlight.visit(func(s *session.Session) {
+							s.Set("k", 2)
+							if how == "empty" {
+								s.Delete("k")
+								s.Set("other", 2)
+							}
+							wantStatus(t, v.visit(end), http.StatusOK)
+						})
+						wantStatus(t, res, http.StatusConflict)
+						if len(res.Cookies()) != 0 {
+							t.Errorf("the straggler got %v", res.Cookies())
+						}
+						reader := old.clone()
+						if res := reader.visit(func(s *session.Session) { s.Has("k") }); len(res.Cookies()) != 0 {
+							t.Errorf("a reader got %v", res.Cookies())
+						}
+						if old.alive() || inFlight.alive() {
+							t.Error("the session is alive")
+						}
+					})
+				})
+			}
+		}
+	})
 }
 
 // Fixation: an ID that the client brings along is never adopted.
 func TestForeignTokenIsNotAdopted(t *testing.T) {
-	elsewhere := newVisitor(t, session.NewMemoryStore(), nil) // same secret, another store
-	elsewhere.visit(func(s *session.Session) { s.Set("k", 1) })
-	v := newVisitor(t, session.NewMemoryStore(), nil)
-	v.cookie = elsewhere.cookie
-	planted := v.cookie.Value
-	v.visit(func(s *session.Session) {
-		if !s.IsNew() || !s.WasUnknown() {
-			t.Errorf("a foreign token gives %v", s)
+	onTransports(t, func(t *testing.T, newVisitor visitors) {
+		elsewhere := newVisitor(t, session.NewMemoryStore(), nil) // same secret, another store
+		elsewhere.visit(func(s *session.Session) { s.Set("k", 1) })
+		v := newVisitor(t, session.NewMemoryStore(), nil)
+		v.cookie = elsewhere.cookie
+		planted := v.cookie.Value
+		v.visit(func(s *session.Session) {
+			if !s.IsNew() || !s.WasUnknown() {
+				t.Errorf("a foreign token gives %v", s)
+			}
+			s.Set("k", 1)
+		})
+		if v.cookie.Value == planted {
+			t.Error("the planted token was adopted")
 		}
-		s.Set("k", 1)
 	})
-	if v.cookie.Value == planted {
-		t.Error("the planted token was adopted")
-	}
 }
 
 func TestRenewal(t *testing.T) {

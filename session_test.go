@@ -30,12 +30,34 @@ type visitor struct {
 	store  session.Store
 	m      *session.Manager
 	cookie *http.Cookie
+	native bool // it has the cookie's value in a header instead
 }
 
 // newVisitor returns a client of a manager on store; opts may be nil.
 func newVisitor(t *testing.T, store session.Store, opts *session.Options) *visitor {
 	t.Helper()
 	return &visitor{t: t, store: store, m: newManager(t, store, opts)}
+}
+
+// visitors make a client of a manager on the store; the options may be nil.
+type visitors = func(t *testing.T, store session.Store, opts *session.Options) *visitor
+
+// onTransports runs a test with browsers, and with clients that have their token in a header. To the test, these have a cookie
+// as well, and are sent one.
+func onTransports(t *testing.T, test func(t *testing.T, newVisitor visitors)) {
+	t.Run("cookie", func(t *testing.T) { test(t, newVisitor) })
+	t.Run("header", func(t *testing.T) {
+		test(t, func(t *testing.T, store session.Store, opts *session.Options) *visitor {
+			var o session.Options
+			if opts != nil {
+				o = *opts
+			}
+			o.TokenHeader = tokenHeader
+			v := newVisitor(t, store, &o)
+			v.native = true
+			return v
+		})
+	})
 }
 
 func newManager(t *testing.T, store session.Store, opts *session.Options) *session.Manager {
@@ -65,16 +87,39 @@ func (v *visitor) visit(fn func(s *session.Session)) *http.Response {
 // send is visit with the whole of the handler, at a manager of choice.
 func (v *visitor) send(m *session.Manager, h http.HandlerFunc) *http.Response {
 	v.t.Helper()
-	var cookies []string
-	if v.cookie != nil {
-		cookies = append(cookies, v.cookie.Name+"="+v.cookie.Value)
+	var res *http.Response
+	if v.native {
+		res = v.sendNative(m, h)
+	} else {
+		var cookies []string
+		if v.cookie != nil {
+			cookies = append(cookies, v.cookie.Name+"="+v.cookie.Value)
+		}
+		res = serve(m.Handler(h), cookies...)
 	}
-	res := serve(m.Handler(h), cookies...)
 	for _, c := range res.Cookies() {
 		v.cookie = c
 		if c.MaxAge < 0 {
 			v.cookie = nil
 		}
+	}
+	return res
+}
+
+// sendNative is send with the token in a header, which the response has as a cookie, too.
+func (v *visitor) sendNative(m *session.Manager, h http.HandlerFunc) *http.Response {
+	v.t.Helper()
+	n := native{t: v.t, m: v.m}
+	if v.cookie != nil {
+		n.token = v.cookie.Value
+	}
+	res := n.send(m, h)
+	if tokens := res.Header[tokenHeader]; tokens != nil {
+		c := http.Cookie{Name: "session_id", Value: n.token, HttpOnly: true}
+		if n.token == "" {
+			c.MaxAge = -1
+		}
+		res.Header.Set("Set-Cookie", c.String())
 	}
 	return res
 }
@@ -400,32 +445,34 @@ func TestStringHoldsNoSecrets(t *testing.T) {
 
 // While the store is down, nobody is taken for logged out, and what does not use the session is served.
 func TestStoreDown(t *testing.T) {
-	store := double.New(session.NewMemoryStore())
-	v := newVisitor(t, store, &session.Options{Logger: slog.New(slog.DiscardHandler)})
-	v.visit(func(s *session.Session) { s.Set("user", "ann") })
-	store.Hook(double.Fail(errDown, double.Load, double.Save))
-	var err error
-	wantStatus(t, v.visit(func(s *session.Session) {
-		if s.IsNew() {
-			t.Error("the session reads as new")
+	onTransports(t, func(t *testing.T, newVisitor visitors) {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{Logger: slog.New(slog.DiscardHandler)})
+		v.visit(func(s *session.Session) { s.Set("user", "ann") })
+		store.Hook(double.Fail(errDown, double.Load, double.Save))
+		var err error
+		wantStatus(t, v.visit(func(s *session.Session) {
+			if s.IsNew() {
+				t.Error("the session reads as new")
+			}
+			err = s.Err()
+		}), http.StatusServiceUnavailable)
+		if !errors.Is(err, errDown) {
+			t.Errorf("Err is %v", err)
 		}
-		err = s.Err()
-	}), http.StatusServiceUnavailable)
-	if !errors.Is(err, errDown) {
-		t.Errorf("Err is %v", err)
-	}
-	wantStatus(t, v.visit(func(*session.Session) {}), http.StatusOK)
-	stranger := newVisitor(t, store, &session.Options{Logger: slog.New(slog.DiscardHandler)})
-	wantStatus(t, stranger.visit(func(s *session.Session) { s.Has("user") }), http.StatusOK)
-	wantStatus(t, stranger.visit(func(s *session.Session) { s.Set("user", "bob") }), http.StatusServiceUnavailable)
-	if stranger.cookie != nil {
-		t.Error("a cookie was set for a session that was not saved")
-	}
-	store.Hook()
-	v.visit(func(s *session.Session) {
-		if got, _ := s.Get("user"); got != "ann" {
-			t.Errorf("afterwards, the user is %v", got)
+		wantStatus(t, v.visit(func(*session.Session) {}), http.StatusOK)
+		stranger := newVisitor(t, store, &session.Options{Logger: slog.New(slog.DiscardHandler)})
+		wantStatus(t, stranger.visit(func(s *session.Session) { s.Has("user") }), http.StatusOK)
+		wantStatus(t, stranger.visit(func(s *session.Session) { s.Set("user", "bob") }), http.StatusServiceUnavailable)
+		if stranger.cookie != nil {
+			t.Error("a cookie was set for a session that was not saved")
 		}
+		store.Hook()
+		v.visit(func(s *session.Session) {
+			if got, _ := s.Get("user"); got != "ann" {
+				t.Errorf("afterwards, the user is %v", got)
+			}
+		})
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -75,7 +76,7 @@ func openLocking(lease time.Duration) ([2]*session.Manager, error) {
 		if err == nil {
 			managers[i], err = session.New(store, secretOf('s'), &session.Options{
 				Locking: i == 1, LockLease: lease, LockWait: 10 * time.Minute, StoreTimeout: time.Minute,
-				SweepInterval: session.Never, Logger: quiet,
+				SweepInterval: session.Never, Logger: quiet, TokenHeader: client.Header,
 			})
 		}
 	}
@@ -117,10 +118,11 @@ func countLocked(ctx context.Context, m *session.Manager, cookie string, meanwhi
 	})
 }
 
-// beginCount returns the cookie of a session that has counted to nothing.
+// beginCount returns the cookie, or the token for the header, of a session that has counted to nothing.
 func beginCount(t *testing.T, m *session.Manager) string {
 	t.Helper()
-	a := client.Ask(t.Context(), m, "", func(s *session.Session) { hitCounter.Set(s, 0) })
+	blank := []string{"", client.Native}[rand.IntN(2)]
+	a := client.Ask(t.Context(), m, blank, func(s *session.Session) { hitCounter.Set(s, 0) })
 	if a.Cookie == "" {
 		t.Fatalf("a new session: %v", a)
 	}

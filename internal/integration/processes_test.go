@@ -24,7 +24,7 @@ func childVisits() {
 		return
 	}
 	defer store.Close()
-	m, err := session.New(store, secretOf('s'), &session.Options{SweepInterval: session.Never, StoreTimeout: time.Minute})
+	m, err := session.New(store, secretOf('s'), &session.Options{SweepInterval: session.Never, StoreTimeout: time.Minute, TokenHeader: client.Header})
 	if err != nil {
 		fmt.Println(err)
 		return
