@@ -200,7 +200,7 @@ func TestNamedTestsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md"} {
+	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md", "STORES.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
