@@ -202,7 +202,7 @@ func TestNamedTestsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md", "EVENTS.md", "SCALING.md"} {
+	for _, document := range []string{"README.md", "SECURITY.md", "MIGRATING.md", "CLIENTS.md", "EVENTS.md", "SCALING.md", "STORES.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)

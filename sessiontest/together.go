@@ -41,6 +41,32 @@ const (
 	mostRace  = 3000                   // in a bubble, whose clock stands still meanwhile
 )
 
+// racing is how many goroutines race each other at least, each on a thread of its own: with more threads than processors, and on
+// a busy machine, the system interrupts them at any point, which is what shows a gap between two steps.
+const racing = 6
+
+var threads struct {
+	sync.Mutex
+	users, before int
+}
+
+// moreThreads has goroutines run on threads of their own until the function that it returns is called.
+func moreThreads() (done func()) {
+	threads.Lock()
+	defer threads.Unlock()
+	if threads.users++; threads.users == 1 {
+		threads.before = runtime.GOMAXPROCS(0)
+		runtime.GOMAXPROCS(max(threads.before, racing))
+	}
+	return func() {
+		threads.Lock()
+		defer threads.Unlock()
+		if threads.users--; threads.users == 0 {
+			runtime.GOMAXPROCS(threads.before)
+		}
+	}
+}
+
 // A racer does one thing over again, through a handle of its own. It is given the number of the step.
 type racer func(ctx context.Context, s session.Store, step int)
 
@@ -52,8 +78,9 @@ func (e *env) race(ctx context.Context, racers ...racer) {
 	if e.kit.short {
 		d /= 3
 	}
+	defer moreThreads()()
 	began, over := time.Now(), make(chan struct{})
-	together(max(len(racers), len(e.store.handles)), func(i int) {
+	together(max(len(racers), len(e.store.handles), racing), func(i int) {
 		race := racers[min(i, len(racers)-1)]
 		s := e.store.handles[i%len(e.store.handles)]
 		running := &call{op: "one of several calls at the same time"}
