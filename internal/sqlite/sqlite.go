@@ -115,12 +115,6 @@ func newStore(t *testing.T, db *sql.DB, opts *session.SQLiteOptions) *session.SQ
 // newPath returns the path of a file that is not there yet.
 func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "sessions.db") }
 
-// new returns a store in a new file.
-func (d Driver) new(t *testing.T, settings ...string) *session.SQLiteStore {
-	t.Helper()
-	return newStore(t, d.open(t, newPath(t), slices.Concat(fast, settings)...), nil)
-}
-
 // stores returns what the conformance kit needs to know. The pool of each store has at most so many connections.
 func (d Driver) stores(conns int, settings ...string) sessiontest.Stores {
 	return sessiontest.Stores{
