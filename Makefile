@@ -14,12 +14,13 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
 TESTS       = $(MODULES:%=test@%)
+CHECKS      = $(MODULES:%=check@%)
 FUZZTIME    = 10m
 ROUNDS      = 150
 FEW         = 30
 SOAK        = 12m
 
-.PHONY: test $(TESTS) encrypted fips faults copy install check figures cover fuzz quickstart soak bench bench-quick
+.PHONY: test $(TESTS) $(CHECKS) encrypted fips faults copy install check figures cover fuzz quickstart soak bench bench-quick
 
 # Much of the time tests wait, so two modules are tested at a time. What one prints comes when it has ended. SQLite in Go is
 # slow with -race, and plays few histories.
@@ -52,10 +53,11 @@ install:
 	@sh internal/servertest/install.sh
 
 check: figures
-	@for dir in $(MODULES); do \
-		echo "== gofmt, go vet, staticcheck in $$dir" && \
-		(cd $$dir && unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; false; fi && go vet ./... && go run $(STATICCHECK) ./...) || exit 1; \
-	done
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target $(CHECKS)
+
+$(CHECKS): check@%:
+	@echo "== gofmt, go vet, staticcheck in $*"
+	@cd $* && unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then echo "gofmt: $$unformatted"; false; fi && go vet ./... && go run $(STATICCHECK) ./...
 
 figures:
 	@go test -count=1 -v -run TestHouse ./internal/figures
