@@ -83,7 +83,7 @@ func (s *MemcacheStore) Load(ctx context.Context, id ID) (Record, error) {
 	case rec.Version == 0:
 		return Record{}, ErrNotFound
 	}
-	rec.cas = packUnique(unique, rec.Expires)
+	rec.cas = packUnique(unique, rec)
 	return rec, nil
 }
 
@@ -139,7 +139,7 @@ func (s *MemcacheStore) Close() error {
 
 // memcacheTries bounds how often a write is tried. Each further try means that somebody else wrote in the blink
 // since the last look at the record.
-const memcacheTries = 10
+const memcacheTries = 100
 
 // create stores rec as version 1, if no live record is there, else it returns ErrConflict.
 func (s *MemcacheStore) create(ctx context.Context, id ID, rec Record) error {
@@ -172,7 +172,7 @@ func (s *MemcacheStore) create(ctx context.Context, id ID, rec Record) error {
 // replace stores rec under a new version in the place of the live record of rec.Version. It returns ErrNotFound
 // if no live record is there, and ErrConflict if it has another version.
 func (s *MemcacheStore) replace(ctx context.Context, id ID, rec Record, version uint64) error {
-	unique := unpackUnique(rec.cas, time.Now())
+	unique := unpackUnique(rec, time.Now())
 	for range memcacheTries {
 		if unique == 0 {
 			var there Record
@@ -492,22 +492,25 @@ const (
 	uniqueUnit    = 4          // seconds
 )
 
-func packUnique(unique uint64, expires time.Time) uint64 {
+func packUnique(unique uint64, rec Record) uint64 {
 	until := int64(uniqueForever)
-	if !expires.IsZero() {
-		until = min((expires.Unix()-uniqueEpoch)/uniqueUnit, uniqueForever-1)
+	if !rec.Expires.IsZero() {
+		until = min((rec.Expires.Unix()-uniqueEpoch)/uniqueUnit, uniqueForever-1)
 	}
 	if until <= 0 || unique >= 1<<uniqueBits {
 		return 0
 	}
-	return uint64(until)<<uniqueBits | unique
+	return uint64(until)<<uniqueBits | unique ^ uniqueMask(rec.Version)
 }
 
+// uniqueMask hides the unique value from whoever gives the record another version: that is to be compared, not this.
+func uniqueMask(version uint64) uint64 { return version * 0x9e3779b97f4a7c15 >> (64 - uniqueBits) }
+
 // unpackUnique returns the unique value, or 0 if the record has to be looked at.
-func unpackUnique(packed uint64, now time.Time) uint64 {
-	until := int64(packed >> uniqueBits)
+func unpackUnique(rec Record, now time.Time) uint64 {
+	until := int64(rec.cas >> uniqueBits)
 	if until != uniqueForever && now.Unix() >= uniqueEpoch+until*uniqueUnit {
 		return 0
 	}
-	return packed & (1<<uniqueBits - 1)
+	return rec.cas&(1<<uniqueBits-1) ^ uniqueMask(rec.Version)
 }

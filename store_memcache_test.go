@@ -851,3 +851,27 @@ func (s *tcpSwitch) serve(client net.Conn) {
 		}
 	}
 }
+
+// The version says what a record is saved over, also of one that was loaded and given another version since.
+func TestMemcacheVersionDecides(t *testing.T) {
+	store := session.NewMemcacheStore(memcacheClient(t, servertest.Memcached(t).Addrs...), &session.MemcacheOptions{Prefix: uniquePrefix()})
+	id := storetest.RandomID()
+	for version := range uint64(2) {
+		if err := store.Save(t.Context(), id, session.Record{Version: version, Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, version := range []uint64{0, 1, 3, 1 << 40} {
+		rec, err := store.Load(t.Context(), id)
+		if err != nil || rec.Version != 2 {
+			t.Fatalf("%+v, %v", rec, err)
+		}
+		rec.Version = version
+		if err := store.Save(t.Context(), id, rec); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("over version %d: %v", version, err)
+		}
+		if err := store.Touch(t.Context(), id, rec); !errors.Is(err, session.ErrConflict) {
+			t.Errorf("Touch of version %d: %v", version, err)
+		}
+	}
+}

@@ -25,8 +25,9 @@ func checkCommand() *command {
 Checks each rule of the contract of session.Store, the races included, on the server of the URL, with the versions,
 proxies and settings that are there: in a table, collection, prefix, file or directory of its own beside the one that
 the URL names, which is removed in the end, also after an interruption. Its name begins with session_check_; should the
-command be killed, it can be removed by hand. It takes some ten thousand operations, through two sets of connections, and most of a minute. A server that only looks compatible
-is found out: one whose conditional updates are not atomic breaks the rules named race-….
+command be killed, it can be removed by hand. It takes some ten thousand operations, through two sets of connections,
+and most of a minute. A server that only looks compatible is found out: one whose conditional updates are not atomic
+breaks the rules named race-….
 
 With --in-place it works in the place that the URL names, for an account that may not create tables. That is safe while
 the application works there: it uses random IDs and deletes what it wrote; expired records are removed on the way.
