@@ -36,11 +36,13 @@ encrypted: install
 	@go test -race -tags encrypted .
 
 # Tests in a bubble of testing/synctest cannot run in that mode: its random numbers come from the jitter of the clock, which stands
-# still there. So these are the tests of what is encrypted, hashed or signed that need no bubble, and whole sessions on every store. They run with -race elsewhere.
-FIPS = ^Test(Tokens|CookieAttributes|EncryptAtRest|Device|FormToken|Bind|Fixation|Foreign|Stale|OldSecret|EventsHold|ChangeIsMerged|Do$$|Parallel|FileStore|DirStore|MemoryStore(URL|Zero)|Cipher|Proofs|Refused|Accounts|Stores$$|Sessions$$)
+# still there. So these are the
+# tests of what is encrypted, hashed or signed that need no bubble, and of whole sessions. They run with -race elsewhere.
+FIPS = ^Test(Tokens|CookieAttributes|EncryptAtRest|Device|FormToken|Bind|Fixation|Foreign|Stale|OldSecret|EventsHold|ChangeIsMerged|Do$$|Parallel|FileStore|DirStore|MemoryStore(URL|Zero)|Cipher|Proofs|Refused|Accounts)
 fips: install
 	@echo "== what FIPS 140-3 concerns, under GODEBUG=fips140=only"
-	@SESSION_TEST_REQUIRE=1 SESSION_TEST_ROUNDS=3 go test -short -timeout 30m -exec 'env GODEBUG=fips140=only' -run '$(FIPS)' . ./internal/codec ./internal/dbsc ./internal/integration
+	@SESSION_TEST_REQUIRE=1 go test -exec 'env GODEBUG=fips140=only' -run '$(FIPS)' . ./internal/codec ./internal/dbsc
+	@go test -short -exec 'env GODEBUG=fips140=only' -run '^Test(Stores|Sessions)$$/^(memory|file|dir)$$' ./internal/integration
 
 faults: install
 	cd faults && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...
