@@ -141,6 +141,7 @@ func testEndOnFullDisk(t *testing.T, scheme string, size func() int, atOnce int)
 						t.Error(err)
 					}
 				}
+				time.Sleep(100 * time.Microsecond) // so that the ends have a processor as well
 			}
 		})
 	}
