@@ -355,6 +355,7 @@ func TestDeviceBinding(t *testing.T) {
 		if at := inspected(); !at.IsZero() {
 			t.Errorf("it is bound since %v", at)
 		}
+		b.sees()
 		_, d := b.sees()
 		if at := inspected(); !at.Equal(d.Bound) || at.IsZero() {
 			t.Errorf("it is bound since %v, its record says %v", d.Bound, at)

@@ -878,6 +878,10 @@ func TestObserverAllocatesNothing(t *testing.T) {
 			}
 			var calls int
 			without, with := allocs(nil), allocs(func(context.Context, session.Event) { calls++ })
+			for range 20 { // what the garbage collector takes out of pools counts as well
+				without = min(without, allocs(nil))
+				with = min(with, allocs(func(context.Context, session.Event) { calls++ }))
+			}
 			if with > without || calls == 0 {
 				t.Errorf("%v allocations without an observer, %v with one that was called %d times", without, with, calls)
 			}

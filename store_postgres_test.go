@@ -180,7 +180,7 @@ func TestPostgresPooler(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, _ := newPostgresDatabase(t, server)
 	pooler := newPostgresPooler(t, rawURL, 3)
-	sessiontest.Run(t, storesAt(strings.Replace(rawURL, server.Addrs[0], pooler, 1)))
+	sessiontest.RunSessions(t, storesAt(strings.Replace(rawURL, server.Addrs[0], pooler, 1)))
 }
 
 // newPostgresPooler returns the address of a pooler in transaction mode, with n connections to the server, which takes no
