@@ -60,13 +60,7 @@ func newServer() *faulty {
 		if len(r.Data) > 64<<10 {
 			return fmt.Errorf("server: %w: %d bytes", session.ErrTooLarge, len(r.Data))
 		}
-		return call(c, func() error {
-			err := s.reference.Save(c, i, stored(r))
-			if err == nil && !r.Live(time.Now()) {
-				s.reference.Delete(c, i)
-			}
-			return err
-		})
+		return call(c, func() error { return s.reference.Save(c, i, stored(r)) })
 	}
 	s.touch = func(c ctx, i id, r rec) error {
 		return call(c, func() error { return s.reference.Touch(c, i, stored(r)) })

@@ -149,7 +149,6 @@ func Run(t *testing.T, d Driver) {
 		"WAL":          nil,
 		"busy_timeout": {"busy_timeout=5000"},
 		"DELETE":       {"journal_mode=DELETE"},
-		"shared cache": {"?cache=shared"},
 		"immediate":    {"?_txlock=immediate", "?_timefmt=sqlite", "?_loc=auto"},
 	} {
 		t.Run("Contract/"+name, func(t *testing.T) {
