@@ -180,7 +180,7 @@ func TestPostgresPooler(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	rawURL, _ := newPostgresDatabase(t, server)
 	pooler := newPostgresPooler(t, rawURL, 3)
-	sessiontest.RunSessions(t, storesAt(strings.Replace(rawURL, server.Addrs[0], pooler, 1)))
+	sessiontest.Run(t, storesAt(strings.Replace(rawURL, server.Addrs[0], pooler, 1)))
 }
 
 // newPostgresPooler returns the address of a pooler in transaction mode, with n connections to the server, which takes no
@@ -230,7 +230,8 @@ func newPostgresPooler(t *testing.T, rawURL string, n int) string {
 
 // pool passes on each of a client's transactions to the server's connection that has been idle for the longest.
 func pool(client *pgproto3.Backend, idle chan *pgconn.HijackedConn) {
-	if _, err := client.ReceiveStartupMessage(); err != nil {
+	startup, err := client.ReceiveStartupMessage()
+	if _, cancels := startup.(*pgproto3.CancelRequest); cancels || err != nil {
 		return
 	}
 	client.Send(&pgproto3.AuthenticationOk{})
@@ -242,7 +243,7 @@ func pool(client *pgproto3.Backend, idle chan *pgconn.HijackedConn) {
 		var transaction []byte
 		for done := false; !done; {
 			message, err := client.Receive()
-			if err != nil {
+			if _, ends := message.(*pgproto3.Terminate); ends || err != nil { // the client waits until the connection is closed
 				return
 			}
 			if transaction, err = message.Encode(transaction); err != nil {

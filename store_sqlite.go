@@ -34,6 +34,9 @@ import (
 // name ends in "-spare". It is made by the first session that begins. What the application itself writes to the database, and what
 // others take of the disk in the moment when a session ends, can use it up.
 //
+// With cache=shared, all connections of a process read what the first of them began to read, and may miss what another process
+// saved since: use it where one process has the file, or not at all.
+//
 // On a machine's own disks only: SQLite's locks do not work in most network file systems, and WAL in none.
 //
 // The table has the columns of [SQLiteSchema] and no others: id, the 32 bytes of the ID; version; expires, in

@@ -149,11 +149,13 @@ func Run(t *testing.T, d Driver) {
 		"WAL":          nil,
 		"busy_timeout": {"busy_timeout=5000"},
 		"DELETE":       {"journal_mode=DELETE"},
+		"shared cache": {"?cache=shared"},
 		"immediate":    {"?_txlock=immediate", "?_timefmt=sqlite", "?_loc=auto"},
 	} {
 		t.Run("Contract/"+name, func(t *testing.T) {
 			stores := d.stores(4, settings...)
 			stores.Short = name != "WAL" // the others run the same statements
+			stores.Processes = name != "shared cache"
 			sessiontest.Run(t, stores)
 		})
 	}
