@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -870,18 +871,18 @@ func TestObserverAllocatesNothing(t *testing.T) {
 				r, _ := http.NewRequest("GET", "/", nil)
 				r.Header.Set("Cookie", "session_id="+value)
 				w := &blankWriter{make(http.Header)}
-				return testing.AllocsPerRun(200, func() {
-					i++
-					clear(w.header)
-					h.ServeHTTP(w, r)
-				})
+				least := math.Inf(1) // since with -race pools lose one of four values, and the garbage collector takes some
+				for range 500 {
+					least = min(least, testing.AllocsPerRun(1, func() {
+						i++
+						clear(w.header)
+						h.ServeHTTP(w, r)
+					}))
+				}
+				return least
 			}
 			var calls int
 			without, with := allocs(nil), allocs(func(context.Context, session.Event) { calls++ })
-			for range 20 { // what the garbage collector takes out of pools counts as well
-				without = min(without, allocs(nil))
-				with = min(with, allocs(func(context.Context, session.Event) { calls++ }))
-			}
 			if with > without || calls == 0 {
 				t.Errorf("%v allocations without an observer, %v with one that was called %d times", without, with, calls)
 			}

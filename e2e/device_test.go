@@ -499,7 +499,10 @@ func TestDeviceFetchedFromSibling(t *testing.T) {
 	} {
 		for how, ask := range map[string]func(){
 			"a fetch": func() { get(b, chromedp.Evaluate[string](fetch, chromedp.EvalAwaitPromise)) },
-			"a form":  func() { b.do(chromedp.Click(labelled("add"))) },
+			"a form": func() {
+				b.do(chromedp.Click(labelled("add")))
+				b.until(`location.pathname === "/add" && document.readyState === "complete"`) // the answer's cookies are stored
+			},
 		} {
 			b.goes("/", 200, chromedp.Navigate(sibling.at("api.example.test")))
 			test.runOut()
