@@ -302,6 +302,9 @@ func (c *core) registered(ctx context.Context, s step, d *reading) error {
 		}
 		a := announcement{id: c.slot.id, login: *login, body: &d.body, requires: c.entry, newcomer: true}
 		if err := c.m.announce(ctx, &a); err != nil {
+			if errors.Is(err, errEnding) { // so it says as well of a session that has become another's
+				err = cmp.Or(c.overtaken(ctx), err)
+			}
 			return c.whyNot(ctx, c.slot.id, err)
 		}
 		c.entry = *login
@@ -316,6 +319,17 @@ func (c *core) registered(ctx context.Context, s step, d *reading) error {
 		}
 	}
 	return nil
+}
+
+// overtaken looks at the record, and returns a conflict if somebody else has saved it.
+func (c *core) overtaken(ctx context.Context) error {
+	ctx, done := c.m.inTime(ctx)
+	defer done()
+	seen := c.slot.rec.Version
+	if err := c.slot.look(ctx); err != nil || c.slot.rec.Version == seen {
+		return err
+	}
+	return &conflictError{}
 }
 
 // endAsListed ends the session, since its user's index says so. If somebody else has ended it, that says what this

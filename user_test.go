@@ -342,6 +342,39 @@ func TestConfirmTwiceAtOnce(t *testing.T) {
 	})
 }
 
+// "Confirm your password" meets a change and then another login in the same browser, in such a way that the user's list has
+// forgotten the login before the record is seen to be another's: nobody has ended anything, and nobody is refused.
+func TestConfirmWhileAnotherLogsIn(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	v := newVisitor(t, store, nil).login()
+	id, list := idOf(v), v.m.IndexID(session.OfUser("ann"))
+	elsewhere := func(use func(*session.Session)) *visitor {
+		other := v.clone()
+		other.m = newManager(t, store.Store, nil)
+		wantStatus(t, other.visit(use), http.StatusOK)
+		return other
+	}
+	before := func(op double.Op, id session.ID, do func()) {
+		store.Hook(double.Before(func(_ context.Context, c *double.Call) error {
+			if c.ID == id {
+				store.Hook()
+				do()
+			}
+			return nil
+		}, op))
+	}
+	confirms := v.clone()
+	var bob *visitor
+	before(double.Save, id, func() {
+		elsewhere(func(s *session.Session) { s.Set("k", 2) })
+		before(double.Load, list, func() { bob = elsewhere(func(s *session.Session) { s.SetUser("bob") }) })
+	})
+	wantStatus(t, confirms.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 3) }), http.StatusOK)
+	if bob == nil || !bob.alive() || !confirms.alive() || users(t, v.m, session.OfUser("ann")) != "ann" {
+		t.Errorf("bob's session %v; ann's are of %q", bob, users(t, v.m, session.OfUser("ann")))
+	}
+}
+
 // For how long a straggler leaves the cookie of a login alone counts from when the session has its new key, however long
 // the user's list took before.
 func TestLoginThatTakesLong(t *testing.T) {

@@ -21,7 +21,8 @@ import (
 // ended is ever alive again by any cookie, the limit holds once things are quiet, no session is lost that nobody ended,
 // and no change that was acknowledged. Whoever keeps what cookie the answers bring stays logged in, though handlers take
 // longer than a renewal and its window, and answers get lost or come in another order. The same while calls fail, replies
-// get lost and processes die, for all that was acknowledged.
+// get lost and processes die, for all that was acknowledged. Some clients have their token in the header, and some players
+// name the sessions by a label that the user's have.
 func TestUserRaces(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
 		store := interleave.NewStore(newStore(t))
@@ -85,6 +86,7 @@ type userRound struct {
 // A device is a client.
 type device struct {
 	name   string
+	blank  string // the cookie of a client of its kind that has no session
 	handle string // of the session that it begins with, and its cookie; a newcomer has none
 	first  string
 	jar    string   // the cookie that it has now
@@ -96,6 +98,7 @@ type userPlayer struct {
 	*interleave.Actor
 	act    userAct
 	device *device // on whose behalf it acts, or that it concerns
+	label  bool    // it names the user's sessions by their label
 	key    string  // that it sets
 
 	starts, thinks, returns time.Duration // how long it waits before the request, in the handler, and for the answer
@@ -137,8 +140,8 @@ var pauses = []time.Duration{0, 0, 0, time.Second, 6 * time.Second, 40 * time.Se
 func (r *userRound) play(ctx context.Context) error {
 	r.clock.Start()
 	for i := range devices {
-		d := &device{name: fmt.Sprintf("device %d", i)}
-		a := client.Ask(ctx, r.judge, "", func(s *session.Session) { s.SetUser(r.user); s.Set("planted", true) })
+		d := r.device(fmt.Sprintf("device %d", i))
+		a := client.Ask(ctx, r.judge, d.blank, func(s *session.Session) { s.SetUser(r.user, r.label()); s.Set("planted", true) })
 		if a.Status != http.StatusOK || a.Cookie == "" {
 			return fmt.Errorf("login of %s: %v", d.name, a)
 		}
@@ -179,11 +182,28 @@ func (r *userRound) play(ctx context.Context) error {
 	return r.end(ctx)
 }
 
+// device returns a client of either kind.
+func (r *userRound) device(name string) *device {
+	return &device{name: name, blank: []string{"", "", client.Native}[r.Random.IntN(3)]}
+}
+
+// label is what all sessions of the user have, and no others.
+func (r *userRound) label() session.Label { return session.Label{Name: "tenant", Value: r.user} }
+
+// group returns the user's sessions, as the player names them.
+func (r *userRound) group(p *userPlayer) session.Group {
+	if p.label {
+		return session.Labelled(r.label())
+	}
+	return session.OfUser(r.user)
+}
+
 // cast adds the i-th player. If all goes on quietly, nobody ends anything, nor logs in.
 func (r *userRound) cast(i int, quietly bool) {
 	draw := func() time.Duration { return pauses[r.Random.IntN(len(pauses))] }
 	p := &userPlayer{
 		act: userActs[r.Random.IntN(len(userActs))], device: r.devices[r.Random.IntN(devices)], key: fmt.Sprint("key ", i),
+		label:  r.Random.IntN(2) == 0,
 		starts: draw(), thinks: draw(), eager: r.Random.IntN(2) == 0, deaf: r.Random.IntN(4) == 0,
 		returns: time.Duration(r.Random.IntN(20)) * time.Second, // less than the grace
 	}
@@ -196,7 +216,7 @@ func (r *userRound) cast(i int, quietly bool) {
 		}
 	}
 	if p.act == logsIn {
-		p.device = &device{name: fmt.Sprintf("newcomer %d", i)}
+		p.device = r.device(fmt.Sprintf("newcomer %d", i))
 		r.devices = append(r.devices, p.device)
 	}
 	m := r.processes[i]
@@ -213,9 +233,9 @@ func (r *userRound) run(ctx context.Context, m *session.Manager, p *userPlayer) 
 	p.began = r.Tick()
 	switch p.act {
 	case endsOne:
-		_, p.err = m.EndSessions(ctx, session.OfUser(r.user).One(p.device.handle))
+		_, p.err = m.EndSessions(ctx, r.group(p).One(p.device.handle))
 	case endsAll:
-		_, p.err = m.EndSessions(ctx, session.OfUser(r.user))
+		_, p.err = m.EndSessions(ctx, r.group(p))
 	default:
 		r.request(ctx, m, p)
 	}
@@ -223,8 +243,9 @@ func (r *userRound) run(ctx context.Context, m *session.Manager, p *userPlayer) 
 }
 
 func (r *userRound) request(ctx context.Context, m *session.Manager, p *userPlayer) {
+	p.sent = p.device.blank
 	if !r.Free { // where all begin at once
-		p.sent = p.device.jar
+		p.sent = cmp.Or(p.device.jar, p.device.blank)
 	} else if p.act != logsIn {
 		p.sent = p.device.first
 	}
@@ -239,13 +260,17 @@ func (r *userRound) request(ctx context.Context, m *session.Manager, p *userPlay
 		case regenerates:
 			s.Regenerate()
 		case logsIn, logsInAgain:
-			s.SetUser(r.user)
+			s.SetUser(r.user, r.label())
 		case switches:
 			s.SetUser("not " + r.user)
 		case destroys:
 			s.Destroy()
 		case endsOthers:
-			_, p.err = m.EndSessions(req.Context(), session.OfUser(s.User()).Others())
+			others := session.OfUser(s.User())
+			if p.label && p.acted { // to one that lacks the label, all are others
+				others = session.Labelled(r.label())
+			}
+			_, p.err = m.EndSessions(req.Context(), others.Others())
 		}
 		if p.sets() {
 			s.Set(p.key, true)
@@ -404,7 +429,7 @@ func (r *userRound) verdict(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.judgeList(ctx, alive)
+	return r.judgeLists(ctx, alive)
 }
 
 // judgeAnswer looks for what a player must not be told.
@@ -493,10 +518,10 @@ func (r *userRound) judgeSession(id session.ID, alive map[session.ID]userView) e
 
 // judgeJar looks whether the client stays where it was: it may have missed a login, but no renewal.
 func (r *userRound) judgeJar(d *device) error {
-	if d.jar == "" {
+	jar := client.Parse(d.jar)
+	if jar.ID() == (session.ID{}) {
 		return nil
 	}
-	jar := client.Parse(d.jar)
 	s, err := r.tell(jar.ID())
 	if err != nil {
 		return err
@@ -520,12 +545,21 @@ func judgeChanges(p *userPlayer, alive map[session.ID]userView) error {
 	return nil
 }
 
-// judgeList compares the list of the user's sessions with those that live.
-func (r *userRound) judgeList(ctx context.Context, alive map[session.ID]userView) error {
-	list, err := r.judge.Sessions(ctx, session.OfUser(r.user))
-	if err != nil {
-		return err
+// judgeLists compares the lists of the user's sessions with those that live.
+func (r *userRound) judgeLists(ctx context.Context, alive map[session.ID]userView) error {
+	for _, group := range []session.Group{session.OfUser(r.user), session.Labelled(r.label())} {
+		list, err := r.judge.Sessions(ctx, group)
+		if err == nil {
+			err = r.judgeList(list, alive)
+		}
+		if err != nil {
+			return fmt.Errorf("%+v: %w", group, err)
+		}
 	}
+	return nil
+}
+
+func (r *userRound) judgeList(list []session.SessionInfo, alive map[session.ID]userView) error {
 	n := 0
 	for id, v := range alive {
 		if v.user != r.user {
@@ -576,7 +610,8 @@ func (r *userRound) later(ctx context.Context) error {
 
 // end ends all of the user's sessions. Then everybody can log in.
 func (r *userRound) end(ctx context.Context) error {
-	if _, err := r.judge.EndSessions(ctx, session.OfUser(r.user)); err != nil {
+	group := []session.Group{session.OfUser(r.user), session.Labelled(r.label())}[r.Random.IntN(2)]
+	if _, err := r.judge.EndSessions(ctx, group); err != nil {
 		return err
 	}
 	for range 2 {
@@ -589,9 +624,13 @@ func (r *userRound) end(ctx context.Context) error {
 		}
 		r.clock.Pass(5 * time.Minute)
 	}
+	// A process that died within a login may have left a session that the user's list names, the label's does not, and nobody has.
+	if _, err := r.judge.EndSessions(ctx, session.OfUser(r.user)); err != nil {
+		return err
+	}
 	limit := r.options.MaxSessionsPerUser
 	for i, d := range r.devices {
-		a := client.Ask(ctx, r.judge, d.jar, func(s *session.Session) { s.SetUser(r.user) })
+		a := client.Ask(ctx, r.judge, cmp.Or(d.jar, d.blank), func(s *session.Session) { s.SetUser(r.user, r.label()) })
 		full := r.options.RefuseNewSessions && i >= limit
 		if !full && a.Status != http.StatusOK || full && a.Status != http.StatusForbidden {
 			return fmt.Errorf("%s is locked out: %v", d.name, a)
@@ -668,8 +707,8 @@ func (p *userPlayer) unknown() bool {
 func (p *userPlayer) name() string { return fmt.Sprintf("%s: %s (%s)", p.device.name, p.act, p.key) }
 
 func (p *userPlayer) String() string {
-	return fmt.Sprintf("%s, with cookie %v, after %v, thinking for %v (eager %v), answered after %v (deaf %v)",
-		p.name(), client.Parse(p.sent), p.starts, p.thinks, p.eager, p.returns, p.deaf)
+	return fmt.Sprintf("%s (by label %v), with cookie %v, after %v, thinking for %v (eager %v), answered after %v (deaf %v)",
+		p.name(), p.label, client.Parse(p.sent), p.starts, p.thinks, p.eager, p.returns, p.deaf)
 }
 
 // String tells the story of the round.
