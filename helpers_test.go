@@ -6,13 +6,16 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"example.com/session"
 	"example.com/session/internal/double"
+	"example.com/session/internal/servertest"
 )
 
 // encrypted makes newManager's managers encrypt. With the tag of that name the tests run so, but for those whose files
@@ -121,4 +124,33 @@ func readBody(t *testing.T, res *http.Response) string {
 		t.Errorf("reading the body: %v", err)
 	}
 	return string(body)
+}
+
+// A wire passes on connections to a server, and counts round trips: how often a client speaks after the server has had the
+// word.
+type wire struct {
+	addr   string
+	trips  atomic.Int64
+	server atomic.Value // the address that new connections lead to, a string
+}
+
+func newWire(t *testing.T, server string) *wire {
+	t.Helper()
+	w := new(wire)
+	w.server.Store(server)
+	w.addr = servertest.Proxy(t, func(*net.TCPConn) (to string, request, reply func([]byte) bool) {
+		var asked atomic.Bool
+		request = func([]byte) bool {
+			if !asked.Swap(true) {
+				w.trips.Add(1)
+			}
+			return true
+		}
+		reply = func([]byte) bool {
+			asked.Store(false)
+			return true
+		}
+		return w.server.Load().(string), request, reply
+	})
+	return w
 }

@@ -801,26 +801,12 @@ func (s *tcpSwitch) state() (age int, to, answer string) {
 
 func newSwitch(t *testing.T, to string) *tcpSwitch {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	s := &tcpSwitch{addr: listener.Addr().String(), to: to}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(conn)
-		}
-	}()
+	s := &tcpSwitch{to: to}
+	s.addr = servertest.Listen(t, func(client *net.TCPConn) { s.serve(client) })
 	return s
 }
 
 func (s *tcpSwitch) serve(client net.Conn) {
-	defer client.Close()
 	s.all.Add(1)
 	now := s.now.Add(1)
 	defer s.now.Add(-1)

@@ -590,26 +590,12 @@ func (p *mongoProxy) demote(code int32, name string) {
 
 func newMongoProxy(t *testing.T, target string) *mongoProxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	p := &mongoProxy{addr: listener.Addr().String()}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go p.serve(conn, target)
-		}
-	}()
+	p := new(mongoProxy)
+	p.addr = servertest.Listen(t, func(client *net.TCPConn) { p.serve(client, target) })
 	return p
 }
 
 func (p *mongoProxy) serve(client net.Conn, target string) {
-	defer client.Close()
 	server, err := net.Dial("tcp", target)
 	if err != nil {
 		return

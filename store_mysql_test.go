@@ -107,7 +107,7 @@ func newMySQLStore(t *testing.T, db *sql.DB, opts *session.MySQLOptions) *sessio
 func TestMySQLRoundTrips(t *testing.T) { onMySQL(t, testMySQLRoundTrips) }
 
 func testMySQLRoundTrips(t *testing.T, server *servertest.Server) {
-	w := newSQLWire(t, server.Addrs[0])
+	w := newWire(t, server.Addrs[0])
 	rawURL, _ := newMySQLDatabase(t, server)
 	for _, params := range []string{"", "?clientFoundRows=true", "?interpolateParams=true"} {
 		t.Run(params, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,7 +101,7 @@ func newPostgresStore(t *testing.T, db session.PostgresDB, opts *session.Postgre
 
 func TestPostgresRoundTrips(t *testing.T) {
 	server := servertest.PostgreSQL(t)
-	w := newSQLWire(t, server.Addrs[0])
+	w := newWire(t, server.Addrs[0])
 	rawURL, _ := newPostgresDatabase(t, server)
 	for _, mode := range []string{"cache_statement", "cache_describe", "exec", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {
@@ -187,11 +186,6 @@ func TestPostgresPooler(t *testing.T) {
 // notice of prepared statements.
 func newPostgresPooler(t *testing.T, rawURL string, n int) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
 	idle := make(chan *pgconn.HijackedConn, n)
 	for range n {
 		conn, err := pgconn.Connect(t.Context(), rawURL)
@@ -205,27 +199,7 @@ func newPostgresPooler(t *testing.T, rawURL string, n int) string {
 		t.Cleanup(func() { hijacked.Conn.Close() })
 		idle <- hijacked
 	}
-	var running sync.WaitGroup
-	t.Cleanup(func() {
-		listener.Close()
-		cancel()
-		running.Wait()
-	})
-	running.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { client.Close() })
-			running.Go(func() {
-				defer stop()
-				defer client.Close()
-				pool(pgproto3.NewBackend(client, client), idle)
-			})
-		}
-	})
-	return listener.Addr().String()
+	return servertest.Listen(t, func(client *net.TCPConn) { pool(pgproto3.NewBackend(client, client), idle) })
 }
 
 // pool passes on each of a client's transactions to the server's connection that has been idle for the longest.

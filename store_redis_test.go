@@ -3,18 +3,13 @@
 package session_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -908,77 +903,4 @@ func redisCluster(t *testing.T, server *servertest.Server) *redis.ClusterClient 
 	client := redis.NewClusterClient(opts)
 	t.Cleanup(func() { client.Close() })
 	return client
-}
-
-// A wire passes on connections to a server, and counts round trips: how often the server was asked anew after
-// it had answered.
-type wire struct {
-	addr   string
-	trips  atomic.Int64
-	server atomic.Value // the address that new connections lead to, a string
-}
-
-func newWire(t *testing.T, server string) *wire {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &wire{addr: listener.Addr().String()}
-	w.server.Store(server)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var conns []net.Conn
-	wg.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			upstream, err := net.Dial("tcp", w.server.Load().(string))
-			if err != nil {
-				client.Close()
-				continue
-			}
-			mu.Lock()
-			conns = append(conns, client, upstream)
-			mu.Unlock()
-			var asked atomic.Bool
-			wg.Go(func() {
-				w.pass(upstream, client, func() {
-					if !asked.Swap(true) {
-						w.trips.Add(1)
-					}
-				})
-			})
-			wg.Go(func() { w.pass(client, upstream, func() { asked.Store(false) }) })
-		}
-	})
-	t.Cleanup(func() {
-		listener.Close()
-		mu.Lock()
-		for _, conn := range conns {
-			conn.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return w
-}
-
-func (w *wire) pass(to, from net.Conn, note func()) {
-	defer to.Close()
-	b := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(b)
-		if n > 0 {
-			note()
-			if _, err := io.Copy(to, bytes.NewReader(b[:n])); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
 }

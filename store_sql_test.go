@@ -9,11 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,84 +19,6 @@ import (
 	"example.com/session/internal/servertest"
 	"example.com/session/internal/storetest"
 )
-
-// A sqlWire is a TCP proxy that counts round trips: how often a client speaks after the server has had the word.
-type sqlWire struct {
-	addr  string
-	trips atomic.Int64
-}
-
-func newSQLWire(t *testing.T, target string) *sqlWire {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &sqlWire{addr: listener.Addr().String()}
-	var running sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(func() {
-		listener.Close()
-		cancel()
-		running.Wait()
-	})
-	running.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", target)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			stop := context.AfterFunc(ctx, func() { client.Close(); server.Close() })
-			running.Go(func() {
-				defer stop()
-				w.carry(client, server)
-			})
-		}
-	})
-	return w
-}
-
-func (w *sqlWire) carry(client, server net.Conn) {
-	defer client.Close()
-	defer server.Close()
-	var serverSpoke atomic.Bool
-	serverSpoke.Store(true)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer client.Close()
-		relay(client, server, func() { serverSpoke.Store(true) })
-	}()
-	relay(server, client, func() {
-		if serverSpoke.Swap(false) {
-			w.trips.Add(1)
-		}
-	})
-	server.Close()
-	<-done
-}
-
-// relay copies from one connection to the other and calls heard before it passes something on.
-func relay(to io.Writer, from io.Reader, heard func()) {
-	buf := make([]byte, 1<<16)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			heard()
-			if _, err := to.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
 
 // A sqlStore is what both SQL stores are.
 type sqlStore interface {
@@ -157,7 +77,7 @@ func sqlOperations(ctx context.Context, store sqlStore) []sqlOperation {
 
 // wantOneTrip checks that each operation on the store, which talks through w over one connection, takes one
 // round trip. The first pass has the statements prepared.
-func wantOneTrip(t *testing.T, w *sqlWire, store sqlStore) {
+func wantOneTrip(t *testing.T, w *wire, store sqlStore) {
 	t.Helper()
 	for pass := range 2 {
 		for _, op := range sqlOperations(t.Context(), store) {

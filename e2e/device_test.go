@@ -127,12 +127,7 @@ func TestStolenCookies(t *testing.T) {
 
 // Two tabs, and requests that a page sends at the same time, share one proof.
 func TestDeviceSharedRefresh(t *testing.T) {
-	a := newBoundApp(t, nil)
-	g := newGate(t, a.site)
-	first := newProfile(t, g.site)
-	a.bind(first, first.keys())
-	second := first.another()
-	second.open("/")
+	a, g, first, _, second := boundTabs(t)
 	tabs := []*tab{first, second}
 	var sent inbox[struct{}]
 	for _, b := range tabs {
@@ -209,13 +204,7 @@ func TestDeviceLogoutInFlight(t *testing.T) {
 		"before the cookie":    {true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := newBoundApp(t, nil)
-			g := newGate(t, a.site)
-			b := newProfile(t, g.site)
-			k := b.keys()
-			a.bind(b, k)
-			other := b.another()
-			other.open("/")
+			a, g, b, k, other := boundTabs(t)
 
 			logout := g.hold(t, "/logout", false)
 			loggedOut := other.follow(chromedp.Navigate(g.home() + "/logout"))
@@ -288,13 +277,7 @@ func TestDeviceSecondLogin(t *testing.T) {
 func TestDeviceLateRefresh(t *testing.T) {
 	for name, registration := range map[string]bool{"after the registration": false, "before the registration": true} {
 		t.Run(name, func(t *testing.T) {
-			a := newBoundApp(t, nil)
-			g := newGate(t, a.site)
-			b := newProfile(t, g.site)
-			k := b.keys()
-			a.bind(b, k)
-			other := b.another()
-			other.open("/")
+			a, g, b, k, other := boundTabs(t)
 
 			login := g.hold(t, "/login", false)
 			loggedIn := other.follow(chromedp.Navigate(g.home() + "/login?user=bob"))

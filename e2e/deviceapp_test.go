@@ -228,6 +228,19 @@ func bound(t *testing.T, options *session.Options) (*boundApp, *tab, *keys) {
 	return a, b, k
 }
 
+// boundTabs is bound with a gate before the application and a second tab.
+func boundTabs(t *testing.T) (a *boundApp, g *gate, b *tab, k *keys, other *tab) {
+	t.Helper()
+	a = newBoundApp(t, nil)
+	g = newGate(t, a.site)
+	b = newProfile(t, g.site)
+	k = b.keys()
+	a.bind(b, k)
+	other = b.another()
+	other.open("/")
+	return a, g, b, k, other
+}
+
 // refreshed wants the browser to have got so many new cookies for proofs since the application was last looked at.
 func (a *boundApp) refreshed(times int) {
 	a.t.Helper()

@@ -1,11 +1,8 @@
 package faults
 
 import (
-	"io"
 	"net"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,12 +43,12 @@ func startRedisPair(t *testing.T) (string, func()) {
 	primary, replica := servertest.Start(t, servertest.KindRedis), servertest.Start(t, servertest.KindRedis)
 	redisDo(t, primary, "CONFIG", "SET", "repl-diskless-sync-delay", "0")
 	redisDo(t, replica, "REPLICAOF", host(t, primary), port(t, primary))
-	p := newSwitch(t, primary.Addrs[0])
-	return sameURL(primary, p.addr()), func() {
+	r := newRouter(t, primary.Addrs[0])
+	return sameURL(primary, r.addr), func() {
 		awaitReplica(t, primary.Addrs[0])
 		redisDo(t, replica, "REPLICAOF", "NO", "ONE")
 		redisDo(t, primary, "REPLICAOF", host(t, replica), port(t, replica))
-		p.upstream.Store(replica.Addrs[0])
+		r.to(replica.Addrs[0])
 	}
 }
 
@@ -118,46 +115,3 @@ func hostPort(t *testing.T, s *servertest.Server) (string, string) {
 	}
 	return host, port
 }
-
-// A switchboard is a proxy that can lead new connections elsewhere, and leaves alone those that are there.
-type switchboard struct {
-	listener net.Listener
-	upstream atomic.Value // a string
-}
-
-func newSwitch(t *testing.T, upstream string) *switchboard {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &switchboard{listener: l}
-	p.upstream.Store(upstream)
-	var open sync.WaitGroup
-	open.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", p.upstream.Load().(string))
-			if err != nil {
-				client.Close()
-				continue
-			}
-			for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
-				open.Go(func() {
-					defer way[0].Close()
-					io.Copy(way[0], way[1])
-				})
-			}
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		open.Wait() // the application has closed its connections
-	})
-	return p
-}
-
-func (p *switchboard) addr() string { return p.listener.Addr().String() }

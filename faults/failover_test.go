@@ -4,10 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"io"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,36 +25,11 @@ type router struct {
 
 func newRouter(tb testing.TB, target string) *router {
 	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	r := &router{addr: listener.Addr().String()}
+	r := new(router)
 	r.to(target)
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	tb.Cleanup(func() {
-		listener.Close()
-		cancel()
-		running.Wait()
-	})
-	running.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			r.dialed.Add(1)
-			server, err := net.Dial("tcp", *r.target.Load())
-			if err != nil {
-				client.Close()
-				continue
-			}
-			end := func() { client.Close(); server.Close() }
-			stop := context.AfterFunc(ctx, end)
-			running.Go(func() { defer stop(); defer end(); io.Copy(client, server) })
-			running.Go(func() { defer end(); io.Copy(server, client) })
-		}
+	r.addr = servertest.Proxy(tb, func(*net.TCPConn) (server string, request, reply func([]byte) bool) {
+		r.dialed.Add(1)
+		return *r.target.Load(), nil, nil
 	})
 	return r
 }

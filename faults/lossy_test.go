@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"example.com/session/internal/servertest"
 	"io"
 	"net"
 	"sync"
@@ -11,10 +12,9 @@ import (
 
 // A lossy is a proxy that loses what it is told to: requests that hold a certain text, or their replies.
 type lossy struct {
-	listener net.Listener
+	addr     string
 	upstream string
 	text     []byte
-	open     sync.WaitGroup
 
 	mu       sync.Mutex
 	requests int // so many of the next requests are lost, before the server sees them
@@ -25,28 +25,10 @@ type lossy struct {
 
 func newLossy(tb testing.TB, upstream, text string) *lossy {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p := &lossy{listener: l, upstream: upstream, text: []byte(text)}
-	p.open.Go(func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			p.open.Go(func() { p.serve(client.(*net.TCPConn)) })
-		}
-	})
-	tb.Cleanup(func() {
-		l.Close()
-		p.open.Wait() // the application has closed its connections
-	})
+	p := &lossy{upstream: upstream, text: []byte(text)}
+	p.addr = servertest.Listen(tb, p.serve)
 	return p
 }
-
-func (p *lossy) addr() string { return p.listener.Addr().String() }
 
 // lose sets how many of the next requests and replies are lost, and what happens when a reply is.
 func (p *lossy) lose(requests, replies int, then func()) {
@@ -85,17 +67,18 @@ func (p *lossy) judge(request []byte) (loseRequest, loseReply bool) {
 // serve passes on what comes, until something is to be lost: the connection is then reset. A request is taken
 // to come in one piece, and its reply to begin after it, as with all protocols here.
 func (p *lossy) serve(client *net.TCPConn) {
-	defer client.Close()
 	conn, err := net.Dial("tcp", p.upstream)
 	if err != nil {
 		return
 	}
 	server := conn.(*net.TCPConn)
-	defer server.Close()
 	var awaited atomic.Bool // the reply that is to be lost
-	p.open.Go(func() {
+	var replies sync.WaitGroup
+	defer replies.Wait()
+	defer server.Close()
+	replies.Go(func() {
 		defer client.Close()
-		forward(client, server, func([]byte) bool { return !awaited.Load() })
+		servertest.Relay(client, server, func([]byte) bool { return !awaited.Load() })
 		if awaited.Load() {
 			p.mu.Lock()
 			then := p.then
@@ -106,7 +89,7 @@ func (p *lossy) serve(client *net.TCPConn) {
 		}
 		client.SetLinger(0)
 	})
-	forward(server, client, func(request []byte) bool {
+	servertest.Relay(server, client, func(request []byte) bool {
 		loseRequest, loseReply := p.judge(request)
 		if loseReply {
 			awaited.Store(true)
@@ -119,18 +102,4 @@ func (p *lossy) serve(client *net.TCPConn) {
 	}
 	// Whoever waits for the reply closes the connection, when it is there.
 	io.Copy(io.Discard, client)
-}
-
-// forward copies from src to dst, as long as pass returns true for what comes.
-func forward(dst io.Writer, src io.Reader, pass func([]byte) bool) {
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := src.Read(buf)
-		if err != nil || !pass(buf[:n]) {
-			return
-		}
-		if _, err := dst.Write(buf[:n]); err != nil {
-			return
-		}
-	}
 }

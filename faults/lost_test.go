@@ -34,7 +34,7 @@ func TestLostReply(t *testing.T) {
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				p := newLossy(t, server.Addrs[0], counter)
-				a := openApp(t, b.url(server, p.addr()))
+				a := openApp(t, b.url(server, p.addr))
 				warm := a.login("warm")
 				warm.want("/hit", "1") // Redis has to learn the script
 
@@ -85,7 +85,7 @@ func TestLostReplyAndAnother(t *testing.T) {
 		server := b.shared(t)
 		b.ready(t, server)
 		p := newLossy(t, server.Addrs[0], counter)
-		a := openApp(t, b.url(server, p.addr()))
+		a := openApp(t, b.url(server, p.addr))
 		elsewhere := openApp(t, b.url(server, server.Addrs[0]))
 		eve := a.login("eve")
 		eve.want("/hit", "1")

@@ -98,28 +98,8 @@ func raceFaults() []fault {
 				return compareAndPut(s, i, r)
 			}
 		}},
-		{rule: "race-delete", what: "looks, then touches", real: true, make: func(s *faulty) {
-			s.touch = func(c ctx, i id, r rec) error {
-				old := s.livePeek(i)
-				if old.Version != r.Version {
-					return s.reference.Touch(c, i, r)
-				}
-				old.Expires = r.Expires
-				s.put(i, old)
-				return nil
-			}
-		}},
-		{rule: "race-touch", what: "writes back what it read", real: true, make: func(s *faulty) {
-			s.touch = func(c ctx, i id, r rec) error {
-				old := s.livePeek(i)
-				if old.Version != r.Version {
-					return s.reference.Touch(c, i, r)
-				}
-				old.Expires = r.Expires
-				s.put(i, old)
-				return nil
-			}
-		}},
+		{rule: "race-delete", what: "looks, then touches", real: true, make: writesBack},
+		{rule: "race-touch", what: "writes back what it read", real: true, make: writesBack},
 		{rule: "race-touch", what: "compares, then moves whatever is there", real: true, make: func(s *faulty) {
 			s.touch = func(c ctx, i id, r rec) error {
 				if s.livePeek(i).Version != r.Version {
@@ -306,4 +286,17 @@ func (s *reference) expired(limit int, at time.Time) (found []id) {
 	}
 	slices.SortFunc(found, func(a, b id) int { return slices.Compare(a[:], b[:]) })
 	return found
+}
+
+// writesBack has Touch look at a record, and then write back what it saw with another expiry.
+func writesBack(s *faulty) {
+	s.touch = func(c ctx, i id, r rec) error {
+		old := s.livePeek(i)
+		if old.Version != r.Version {
+			return s.reference.Touch(c, i, r)
+		}
+		old.Expires = r.Expires
+		s.put(i, old)
+		return nil
+	}
 }
