@@ -53,7 +53,7 @@ func Run(t *testing.T, stores Stores) {
 		return
 	}
 	k := newKit()
-	k.short = k.short || stores.Short
+	k.short = stores.Short || testing.Short()
 	var second *process
 	if stores.Processes && !stores.Once {
 		var err error
@@ -84,7 +84,6 @@ func Run(t *testing.T, stores Stores) {
 // and, if the store is a [session.Lister], some dozen times of going through all its records.
 func Check(ctx context.Context, store session.Store, others ...session.Store) error {
 	k := newKit()
-	k.short = false
 	var broken []error
 	for _, r := range rules() {
 		if err := ctx.Err(); err != nil {

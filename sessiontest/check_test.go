@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/session"
+	"example.com/session/internal/double"
 	"example.com/session/sessiontest"
 )
 
@@ -53,6 +54,7 @@ func TestRunSkips(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			stores := alone(c.store)
+			stores.Short = true
 			var subtests []*testing.T
 			stores.Place = func(t *testing.T) string {
 				subtests = append(subtests, t)
@@ -68,6 +70,26 @@ func TestRunSkips(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The short way saves far less.
+func TestRunShort(t *testing.T) {
+	var most int64
+	stores := alone(func() session.Store { return nil })
+	stores.Short = true
+	stores.Place = (*testing.T).Name
+	stores.Open = func(_ context.Context, place string) (session.Store, error) {
+		store := double.New(newReference())
+		if strings.HasSuffix(place, "/versions-many") {
+			saves := new(atomic.Int64)
+			store.Hook(double.Before(func(context.Context, *double.Call) error { most = max(most, saves.Add(1)); return nil }, double.Save))
+		}
+		return store, nil
+	}
+	sessiontest.Run(t, stores)
+	if most < 1<<8 || most > 1<<9 {
+		t.Errorf("the most saves of one record are %d", most)
 	}
 }
 

@@ -110,7 +110,6 @@ func (k *kit) newEnv(r rule, pass int, handles []session.Store) *env {
 
 // runAt checks a rule at a place of its own, through one handle and, where there can be more, through all in turn.
 func (k *kit) runAt(t *testing.T, r rule, stores Stores, second *process) (skipped string, err error) {
-	k.short = testing.Short()
 	place := stores.place(t)
 	handles := []session.Store{stores.open(t, place)}
 	passes := 1
