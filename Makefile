@@ -35,9 +35,9 @@ encrypted: install
 	@echo "== the core once more, with EncryptAtRest"
 	@go test -race -tags encrypted .
 
-# Tests in a bubble of testing/synctest cannot run in that mode: its random numbers come from the jitter of the clock, which stands
-# still there. So these are the
-# tests of what is encrypted, hashed or signed that need no bubble, and of whole sessions. They run with -race elsewhere.
+# Tests in a bubble of testing/synctest cannot run in that mode: its random numbers come from the jitter of the clock, which
+# stands still there. So these are the tests of what is encrypted, hashed or signed that need no bubble, and of whole sessions.
+# They run with -race elsewhere.
 FIPS = ^Test(Tokens|CookieAttributes|EncryptAtRest|Device|FormToken|Bind|Fixation|Foreign|Stale|OldSecret|EventsHold|ChangeIsMerged|Do$$|Parallel|FileStore|DirStore|MemoryStore(URL|Zero)|Cipher|Proofs|Refused|Accounts)
 fips: install
 	@echo "== what FIPS 140-3 concerns, under GODEBUG=fips140=only"

@@ -280,7 +280,7 @@ func (c *core) save(ctx context.Context, p *plan, write writeID) error {
 	case err == nil:
 		return c.done(ctx, p, overtaken, &d)
 	case !errors.Is(err, ErrConflict) && !c.wants().any():
-		// Renewal has not begun: a store that cannot save is no reason to fail who only reads. But it is one to set no
+		// Renewal has not begun: a store that cannot save is no reason to fail a request that only reads. But it is one to set no
 		// cookie: the session may have ended.
 		c.quiet = true
 		return nil

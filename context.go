@@ -54,7 +54,7 @@ func (c *storeContext) Err() error {
 	if err := clock.Err(); err != nil {
 		return err
 	}
-	if deadline, _ := clock.Deadline(); !time.Now().Before(deadline) { // who waits for a connection may have learnt it before
+	if deadline, _ := clock.Deadline(); !time.Now().Before(deadline) { // a call that waits for a connection may have learnt it before
 		return context.DeadlineExceeded
 	}
 	return nil

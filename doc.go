@@ -35,7 +35,7 @@
 //
 // The methods of Session return no errors, so that handlers stay readable. A failure sticks: [Session.Err] returns
 // it, and [Options.ErrorHandler] answers the request in place of the handler, whose header and body are dropped.
-// That can be done until the first byte has left; a handler that streams calls [Session.Save] to know where it
+// It can do so until the first byte has left; a handler that streams calls [Session.Save] to know where it
 // stands. A panic drops the changes of its request.
 //
 // # The life of a session
@@ -61,9 +61,9 @@
 //
 // # In production
 //
-// Keep the secret out of the program, the same for all its processes, and change it by way of
-// [Options.PreviousSecrets]. Give [Options.Observer] a function that counts events, and see EVENTS.md for what
-// deserves an alarm; module sessionotel makes metrics and traces of them. Close the Manager after the server has shut down, and the store after that.
+// Keep the secret out of the program, the same for all its processes, and change it by way of [Options.PreviousSecrets]. Give
+// [Options.Observer] a function that counts events, and see EVENTS.md for what deserves an alarm; module sessionotel makes metrics
+// and traces of them. Close the Manager after the server has shut down, and the store after that.
 //
 // An application that comes from another library takes its users' sessions along with [Options.Migration].
 package session

@@ -22,7 +22,7 @@ type index struct {
 	ended     int64 // when all of the user's sessions were ended, in Unix milliseconds; 0: never
 	encrypted bool  // its record was
 	secret    int   // by which of the secrets
-	again     bool  // it is to be saved as it is, so that who looked before conflicts
+	again     bool  // it is to be saved as it is, so that whoever looked before conflicts
 	damaged   bool  // there is one that cannot be read: it names sessions that are not in entries
 }
 
@@ -177,7 +177,7 @@ func (m *Manager) makeRoom(ctx context.Context, g Group, ix *index, a *announcem
 	tooMany := func(alive int) bool { return limit > 0 && 1+alive > limit }
 	for i := 0; i < len(others) && (tooMany(len(others)-len(dead)) || i < maxLooks); i++ {
 		isDead, err := m.isDead(ctx, &others[i])
-		if err != nil { // one that is out of reach counts as alive, and who logs in waits for one alone
+		if err != nil { // one that is out of reach counts as alive, and a login waits for one alone
 			m.observe(ctx, Event{Kind: EventLost, Op: "load", ID: others[i].id, User: g.user(&others[i]), Err: err})
 			break
 		}

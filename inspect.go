@@ -20,7 +20,7 @@ import (
 // Inspect tells what the record under an ID is, or returns an error that wraps ErrNotFound if there is none. It
 // changes nothing, and does not count as a use of the session.
 //
-// What it tells, it tells as this manager sees it: with Options.EncryptAtRest, a session's record that is not
+// It tells what this manager sees: with Options.EncryptAtRest, a session's record that is not
 // encrypted is RecordDamaged.
 func (m *Manager) Inspect(ctx context.Context, id ID) (RecordInfo, error) {
 	rec, err := m.load(ctx, id)

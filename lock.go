@@ -21,8 +21,8 @@ import (
 // holder that was paused and wakes up then conflicts, looks at the lock, and learns that it lost it.
 
 // Lock waits until no other request works on the session under a lock, at most for Options.LockWait or until ctx is
-// done, and then sees to it that none does until this request has ended, also by a panic. What others saved
-// meanwhile is loaded. Requests of the same process take turns in the order in which they asked. Calling Lock again
+// done, and then sees to it that none does until this request has ended, also by a panic. It loads what others
+// saved meanwhile. Requests of the same process take turns in the order in which they asked. Calling Lock again
 // does nothing. A session that the store does not know yet, which no other request can have, is locked as it is stored,
 // unless the handler has returned by then.
 //

@@ -118,9 +118,9 @@ func (c *core) judgeOutside() standing {
 // time are served like requests. After a panic of fn, the client keeps the token that it has.
 //
 // The error is fn's, or the session's first failure: ErrGone if the session ended or expired meanwhile, and fn has changed it and
-// logged nobody in; ErrTooLarge, ErrTooManySessions, or the store's. ctx ends nothing that is being saved; Options.StoreTimeout bounds that. Options.Bind
-// has no request to look at: with it, Do returns an error. Do is safe for concurrent use; fn may call Do, but waits in vain
-// for a lock that its own session holds.
+// logged nobody in; ErrTooLarge, ErrTooManySessions, or the store's. ctx ends nothing that is being saved; Options.StoreTimeout
+// bounds that. Options.Bind has no request to look at: with it, Do returns an error. Do is safe for concurrent use; fn may call Do,
+// but waits in vain for a lock that its own session holds.
 func (m *Manager) Do(ctx context.Context, token string, fn func(context.Context) error) (next string, err error) {
 	if m.bind != nil {
 		return token, fmt.Errorf("%w: Manager.Do has no request, which Options.Bind needs", errProgram)

@@ -17,12 +17,12 @@ import (
 
 // A Store keeps opaque records under opaque IDs. Saving is a compare-and-swap: of several writers that
 // start from the same version, or from no live record, exactly one succeeds, across goroutines, processes and machines, and the
-// others learn of it. Everything else that this package promises is built on that one rule. What one store has saved, touched or
-// deleted, every other one at the same place sees at once.
+// others learn of it. Everything else that this package promises is built on that one rule. Every other store at the same place
+// sees at once what one has saved, touched or deleted.
 //
 // All methods are safe for concurrent use. They return when ctx is done, with an error for which
 // errors.Is(err, ctx.Err()) holds, unless they can finish without waiting; whether a Save or Delete that was cut
-// short took effect is then unknown. That is so for a ctx that was done before, too: a store may do its work all the same. A method
+// short took effect is then unknown. A ctx that was done before is no exception: a store may do its work all the same. A method
 // that returns no error has done its work, whatever became of ctx. A ctx goes on when the method has returned: what waits for its
 // end waits until the deadline.
 // Any other error than those named below means that the store could not do its work (it is down, full,
@@ -153,42 +153,41 @@ type withoutCacheKey struct{}
 // A Toucher is a Store that can move the expiry of a record without writing its data.
 type Toucher interface {
 	Store
-	// Touch sets the expiry of the live record under id to rec.Expires, if its version is rec.Version, in one step that no
-	// other writer comes between, and keeps version and data. rec is a record as Load returned it, with another Expires; if it is not, the
-	// result may be ErrConflict. It returns an error
-	// that wraps ErrNotFound if no live record is there, ErrConflict if it has another version, and
-	// errors.ErrUnsupported if a store that this one wraps is no Toucher.
+	// Touch sets the expiry of the live record under id to rec.Expires, if its version is rec.Version, in one step that no other
+	// writer comes between, and keeps version and data. rec is a record as Load returned it, with another Expires; if it is not,
+	// the result may be ErrConflict. It returns an error that wraps ErrNotFound if no live record is there, ErrConflict if it has
+	// another version, and errors.ErrUnsupported if a store that this one wraps is no Toucher.
 	Touch(ctx context.Context, id ID, rec Record) error
 }
 
 // A Sweeper is a Store whose expired records take up room until somebody removes them.
 type Sweeper interface {
 	Store
-	// DeleteExpired removes at most limit records that have expired, and returns how many it removed: fewer
-	// than limit if none is left. A limit of 0 removes nothing. It counts by the present Expires, however that was set, and removes
-	// nothing early, nor what was created again under the ID of an expired record meanwhile. One call is one short step that holds nobody up for long. It returns
-	// errors.ErrUnsupported if a store that this one wraps is no Sweeper.
+	// DeleteExpired removes at most limit records that have expired, and returns how many it removed: fewer than limit if none is
+	// left. A limit of 0 removes nothing. It counts by the present Expires, however that was set, and removes nothing early, nor
+	// what was created again under the ID of an expired record meanwhile. One call is one short step that holds nobody up for long.
+	// It returns errors.ErrUnsupported if a store that this one wraps is no Sweeper.
 	DeleteExpired(ctx context.Context, limit int) (int, error)
 }
 
 // A Lister is a Store that can go through its records without blocking its other users.
 type Lister interface {
 	Store
-	// List goes through the live records, in no particular order. A record that is saved, created or deleted
-	// meanwhile may be seen or not; every other one is seen exactly once, also one that is touched meanwhile, with the one expiry
-	// or the other. After the first error, which comes
-	// with a zero Entry, the sequence ends. A sequence that ends without an error was complete, whatever became of ctx or of a
-	// connection. One that is left early gives back all that it took. It yields errors.ErrUnsupported if a store that this one wraps is
-	// no Lister.
+	// List goes through the live records, in no particular order. A record that is saved, created or deleted meanwhile may be seen
+	// or not; every other one is seen exactly once, also one that is touched meanwhile, with the one expiry or the other. After the
+	// first error, which comes with a zero Entry, the sequence ends. A sequence that ends without an error was complete, whatever
+	// became of ctx or of a connection. One that is left early gives back all that it took. It yields errors.ErrUnsupported if a
+	// store that this one wraps is no Lister.
 	List(ctx context.Context) iter.Seq2[Entry, error]
 }
 
 // A Counter is a Store that can count live records for less than what List costs.
 type Counter interface {
 	Store
-	// Count returns how many of the live records have the byte b at the index at of their Data, which is how this package
-	// marks what a record is for. A negative at counts all. What cannot be counted to the end is an error. A record that is saved, created or deleted meanwhile may be
-	// counted or not. It returns errors.ErrUnsupported if a store that this one wraps is no Counter.
+	// Count returns how many of the live records have the byte b at the index at of their Data, which is how this package marks
+	// what a record is for. A negative at counts all. A count that does not come to the end is an error. A record that is saved,
+	// created or deleted meanwhile may be counted or not. It returns errors.ErrUnsupported if a store that this one wraps is no
+	// Counter.
 	Count(ctx context.Context, at int, b byte) (int, error)
 }
 

@@ -59,7 +59,7 @@ type DirStore struct {
 // DirOptions are the options of NewDirStore.
 type DirOptions struct {
 	// NoSync, if false, means that each Save and Delete reaches the disk before it returns. If true, the operating
-	// system writes it some time later. That is much faster, and still safe when only the process ends; a loss of
+	// system writes it some time later, which is much faster, and still safe when only the process ends; a loss of
 	// power or a crash of the system can then undo changes and make single records count as absent.
 	NoSync bool
 }

@@ -33,7 +33,7 @@ import (
 // damaged counts as absent.
 //
 // On a full disk, what takes the place of a record that is as large works all the same, the end of a session above all: 32
-// pages and a hundredth of the file are kept in reserve for it. That needs a file system that writes in place, and an
+// pages and a hundredth of the file are kept in reserve for it. This needs a file system that writes in place, and an
 // operating system that lets the file grow by pages: not Btrfs or ZFS, and not Windows.
 //
 // It implements Toucher, Sweeper, Lister, Counter and StoreCloser. Removing expired records costs what is expired, however
@@ -52,7 +52,7 @@ type FileStore struct {
 	writes sync.WaitGroup // that goroutine
 	closed bool
 
-	readers  sync.RWMutex // held by whoever reads; who has it alone can use again all pages that are free
+	readers  sync.RWMutex // held by whoever reads; whoever has it alone can use again all pages that are free
 	reserved int64        // up to where the disk has room for the file; of the writer
 
 	written atomic.Int64 // how many changes were asked for and written, or found to be needless
@@ -61,7 +61,7 @@ type FileStore struct {
 // FileOptions are the options of NewFileStore.
 type FileOptions struct {
 	// NoSync, if false, means that each change reaches the disk before its call returns. If true, the operating
-	// system writes it some time later. That is much faster, and still safe when only the process ends; but a
+	// system writes it some time later, which is much faster, and still safe when only the process ends; but a
 	// loss of power or a crash of the system can then leave a file that cannot be used any more.
 	NoSync bool
 }

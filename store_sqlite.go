@@ -31,8 +31,8 @@ import (
 // sessions as they were some moments before, and with OFF it can damage the file.
 //
 // On a full disk nothing is added, and sessions can end: 4 MiB are kept in reserve for that, in a file beside the database whose
-// name ends in "-spare". It is made by the first session that begins. What the application itself writes to the database, and what
-// others take of the disk in the moment when a session ends, can use it up.
+// name ends in "-spare". It is made by the first session that begins. It can be used up by what the application itself
+// writes to the database, and by what others take of the disk in the moment when a session ends.
 //
 // With cache=shared, all connections of a process read what the first of them began to read, and may miss what another process
 // saved since: use it where one process has the file, or not at all.

@@ -129,7 +129,7 @@ func (x *exchange) setCookie(line string) {
 	}
 }
 
-// unsetToken takes the token out of the header again. What setToken did to Cache-Control stays.
+// unsetToken takes the token out of the header again. Cache-Control stays as setToken left it.
 func (x *exchange) unsetToken() {
 	if x.inHeader {
 		delete(x.w.Header(), x.m.tokenHeader)

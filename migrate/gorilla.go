@@ -19,12 +19,12 @@ import (
 // adapt may be nil. An application with sessions of several names has a Manager for
 // each, with a cookie name of its own, or goes on to keep some of them where they are.
 //
-// Keys become strings, as fmt.Sprint has them. The types that were registered with encoding/gob still have to be: to the
-// library, a session with a type that it does not know is none, and so it is here. The time when a session began is not known to the library, so it counts
-// from the move.
+// Keys become strings, as fmt.Sprint has them. The types that were registered with encoding/gob still have to be: to the library, a
+// session with a type that it does not know is none, and so it is here. The time when a session began is not known to the library,
+// so it counts from the move.
 //
 // A session in a CookieStore cannot be ended there. Each value of the cookie can move once; one that was replaced
-// before, and that somebody copied, is good until its MaxAge, as it was. That a value has been used is remembered for
+// before, and that somebody copied, is good until its MaxAge, as it was. A value that has been used is remembered for
 // MaxAge, and for thirty days at least: so long do the library's codecs accept one, unless CookieStore.MaxAge or its like
 // says otherwise.
 func Gorilla(store sessions.Store, name string, options *sessions.Options, adapt Adapt) *session.Migration {

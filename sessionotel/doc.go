@@ -25,7 +25,7 @@
 // # Traces
 //
 // A store operation of a request whose trace is sampled is a span under the request's, "session.store load" for one, with
-// session.id. It is the ID of the record: of a lock or of a list of sessions, it is no session's. Other events are events of the request's span.
-// That is the one in the context that Manager.Handler gets, so tracing middleware belongs around it. Operations in the
+// session.id. It is the ID of the record: of a lock or of a list of sessions, it is no session's. Other events are events of the
+// request's span: the one in the context that Manager.Handler gets, so tracing middleware belongs around it. Operations in the
 // background have no span. Traces have no user, since they go far; a log is the place for that, see session.Event.
 package sessionotel

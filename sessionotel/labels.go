@@ -73,7 +73,7 @@ func (of label) attributes() attribute.Set {
 	return attribute.NewSet(all...)
 }
 
-// outcomeOf says how an operation came out. That nothing is there, or that another was first, is an answer of the store's.
+// outcomeOf says how an operation came out. "Not found" and "conflict" are answers of the store's, and no errors.
 func outcomeOf(err error) (outcome, errorType string) {
 	switch {
 	case err == nil:

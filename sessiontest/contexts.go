@@ -196,8 +196,8 @@ func cause(err error) error {
 	return err
 }
 
-// checkContextCut has contexts end at each point of a method where somebody looks at them, with others who make it wait. What
-// returns no error must have taken effect.
+// checkContextCut has contexts end at each point of a method where somebody looks at them, with others who make it wait. A
+// call that returns no error must have taken effect.
 func checkContextCut(ctx context.Context, e *env) {
 	rounds := 8
 	if e.kit.short {

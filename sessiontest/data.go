@@ -111,7 +111,7 @@ func checkRefusedKeeps(ctx context.Context, e *env) {
 }
 
 func checkDataSaved(ctx context.Context, e *env) {
-	// What lies between length and capacity is the caller's too: an append in place would write there.
+	// The bytes between length and capacity are the caller's too: an append in place would write there.
 	whole := noise(100)
 	before := bytes.Clone(whole)
 	data := whole[:60]
@@ -239,7 +239,7 @@ func checkIDBytes(ctx context.Context, e *env) {
 		text string
 	}
 	var all []special
-	// What begins with one such byte alone is another matter than with eight.
+	// An ID that begins with one such byte is another matter than one with eight.
 	for _, c := range []byte{0, 0xff, ' '} {
 		id := e.newID()
 		id[0], id[1] = c, id[1]|1

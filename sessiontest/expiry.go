@@ -39,7 +39,7 @@ func checkExpiresFar(ctx context.Context, e *env) {
 		rec.Version = 1
 		e.holds(ctx, id, rec, "of a record that expires at "+timeText(expires))
 	}
-	// What nobody lives to see may be brought forward, but must not be lost.
+	// A time that nobody lives to see may be brought forward, but the record must not be lost.
 	for _, expires := range []time.Time{
 		time.Date(2263, 1, 1, 0, 0, 0, 0, time.UTC), // beyond nanoseconds in 63 bits
 		time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC),

@@ -258,8 +258,8 @@ func (r *round) judgeContent(f *family) error {
 	return nil
 }
 
-// judgeJar checks that no late response has taken a newer cookie from the browser. That its cookie leads to a session,
-// unless that has ended, judgeEnd has found.
+// judgeJar checks that no late response has taken a newer cookie from the browser. judgeEnd has found that its cookie leads
+// to a session, unless that has ended.
 func (r *round) judgeJar(families []*family) error {
 	if r.Free {
 		return nil // which response came first, nobody knows

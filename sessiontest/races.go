@@ -261,7 +261,7 @@ func checkParallelRenewals(ctx context.Context, s *site) error {
 }
 
 // checkEndedInFlight has a request load the session, then has another one end it and get its answer, and then lets
-// the first one go on. What is sent with the old cookie right after that fares no better.
+// the first one go on. A request that comes right after that with the old cookie fares no better.
 func checkEndedInFlight(ctx context.Context, s *site) error {
 	for _, tt := range []struct {
 		end, late act
@@ -389,7 +389,7 @@ func (s *site) expireInFlight(ctx context.Context, late act) error {
 		case id == session.ID{}:
 			return errors.New("a session cannot be loaded once it is saved")
 		}
-		// What begins now must not be over before it is looked at.
+		// A session that begins now must not be over before it is looked at.
 		reader, err := s.manager(s.options())
 		if err != nil {
 			return err

@@ -19,12 +19,12 @@ import (
 
 // Stores says where the stores are that [Run] and [RunSessions] check, and how they are opened.
 type Stores struct {
-	// Place returns the name of a place for records: a path, a URL, a prefix, or nothing. It is called for each rule. What it
-	// makes, it removes by t.Cleanup, when all stores are closed. Nil stands for one that returns "".
+	// Place returns the name of a place for records: a path, a URL, a prefix, or nothing. It is called for each rule, and
+	// removes what it makes by t.Cleanup, when all stores are closed. Nil stands for one that returns "".
 	Place func(t *testing.T) string
 
-	// Open opens a store at a place, and again at the same place while it is open: as many processes would, each
-	// with connections, locks and caches of its own. What implements io.Closer is closed in the end. ctx bounds the opening only.
+	// Open opens a store at a place, and again at the same place while it is open: as many processes would, each with connections,
+	// locks and caches of its own. A store that implements io.Closer is closed in the end. ctx bounds the opening only.
 	Open func(ctx context.Context, place string) (session.Store, error)
 
 	// Once says that a place cannot be opened twice: what is in memory, or belongs to one process at a time.

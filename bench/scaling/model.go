@@ -129,7 +129,7 @@ func (f *figures) cpu(backend, work string) float64 {
 	return 0
 }
 
-// bytes returns what a record takes. What a server has beside the data is that of a small session, saved more than once.
+// bytes returns what a record takes. Beside the data, a server has as much as for a small session that was saved more than once.
 func (f *figures) bytes(z sizing, kind string) float64 {
 	beside := cmp.Or(z.Bytes["small, saved once more"], z.Bytes["small"]) - f.Data["small"]
 	return beside + f.Data[kind]

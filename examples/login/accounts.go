@@ -18,7 +18,7 @@ type accounts struct {
 }
 
 const (
-	// defaultIterations is what the OWASP Password Storage Cheat Sheet asks for with PBKDF2-HMAC-SHA256. That is
+	// defaultIterations is what the OWASP Password Storage Cheat Sheet asks for with PBKDF2-HMAC-SHA256, which is
 	// in the standard library; Argon2id is the better choice where golang.org/x/crypto is in use anyway.
 	defaultIterations = 600_000
 	// minPassword and maxPassword bound the length in bytes (NIST SP 800-63B-4, 3.1.1.2).

@@ -84,7 +84,7 @@ func (p *relyingParty) label(sid string) session.Label {
 	return session.Label{Name: "sid of " + p.issuer, Value: sid}
 }
 
-// begin sends the browser to the provider. What the answer will be checked by stays here, in the session: state (it is this
+// begin sends the browser to the provider. The answer will be checked by what stays here, in the session: state (it is this
 // browser that asked, RFC 6749 section 10.12), nonce (the ID token is for this login) and the verifier of PKCE (the code is).
 func (p *relyingParty) begin(w http.ResponseWriter, r *http.Request) {
 	l := login{State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(), To: local(r.FormValue("to"))}
@@ -103,8 +103,8 @@ func local(to string) string {
 	return (&url.URL{Path: "/" + strings.TrimLeft(u.Path, "/"), RawQuery: u.RawQuery}).String()
 }
 
-// callback is where the provider sends the browser back to. A state that is not this session's changes nothing: it was used
-// before, another browser's, or somebody has made it up. The browser goes to the front page then, which shows whether it is logged in.
+// callback is where the provider sends the browser back to. A state that is not this session's changes nothing: it was used before,
+// another browser's, or somebody has made it up. The browser goes to the front page then, which shows whether it is logged in.
 func (p *relyingParty) callback(w http.ResponseWriter, r *http.Request) {
 	s, q := session.FromContext(r.Context()), r.URL.Query()
 	all, _ := pending.Get(s)
@@ -183,7 +183,7 @@ func (p *relyingParty) redeem(ctx context.Context, answer url.Values, l *login) 
 	return id, raw, err
 }
 
-// refuse sends the browser to the front page. What the provider said is for the log alone: anybody can make it up.
+// refuse sends the browser to the front page. The provider's words are for the log alone: anybody can make them up.
 func (p *relyingParty) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	slog.WarnContext(r.Context(), "login refused", "err", err)
 	http.Redirect(w, r, "/?login=failed", http.StatusSeeOther)

@@ -13,7 +13,7 @@
 //   - nothing errs but for the time of a fault, and heap and goroutines stay as they are.
 //
 // Redis replicates after it has answered. So what a master acknowledged in the last second before it was killed may be
-// lost. That is counted apart.
+// lost; it is counted apart.
 //
 // Each request is drawn from a seed, which the run prints. The order in which requests meet is the machine's.
 package soak

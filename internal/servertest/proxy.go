@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Listen has serve called for each connection to the address that it returns, and closes the connection afterwards. What is
-// still open when the test ends is closed then, and waited for.
+// Listen has serve called for each connection to the address that it returns, and closes the connection afterwards.
+// Connections that are open when the test ends are closed then, and waited for.
 func Listen(tb testing.TB, serve func(client *net.TCPConn)) (addr string) {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -123,8 +123,8 @@ func (c *console) openAgain(ctx context.Context, place string) (others []session
 	return []session.Store{second}, second.Close, nil
 }
 
-// openScratch opens a store at the server of a URL, in a place of its own, whose URL is place. remove removes that; the store is still
-// to be closed.
+// openScratch opens a store at the server of a URL, in a place of its own, whose URL is place. remove removes that; the store is
+// still to be closed.
 func (c *console) openScratch(ctx context.Context, rawURL string) (store session.StoreCloser, place string, remove func() error, err error) {
 	name := "session_check_" + strings.ToLower(rand.Text()[:12])
 	remove = func() error { return nil }

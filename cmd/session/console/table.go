@@ -18,7 +18,7 @@ type column struct {
 	max  int
 }
 
-// A table is text in columns. What does not fit is cut, and ends with "…".
+// A table is text in columns. A cell that does not fit is cut, and ends with "…".
 type table struct {
 	columns []column
 	rows    [][]string
