@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"database/sql/driver"
 	"errors"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"example.com/session/internal/codec"
+	"github.com/go-sql-driver/mysql"
 )
 
 // MemcacheExpiration is what a MemcacheStore tells the server.
@@ -199,4 +201,30 @@ func (m *Manager) verify(text string) (token, bool) {
 		return t, true
 	}
 	return m.bearer.verify(text)
+}
+
+// NewAgingConnector returns a connector of connections that become out of date whenever one goes back to the others.
+func NewAgingConnector(cfg *mysql.Config) (driver.Connector, error) {
+	c, err := newMySQLConnector(cfg)
+	return agingConnector{c}, err
+}
+
+type agingConnector struct{ *mysqlConnector }
+
+func (c agingConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.mysqlConnector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return agingConn{conn.(mysqlDriverConn), c.mysqlConnector}, nil
+}
+
+type agingConn struct {
+	mysqlDriverConn
+	connector *mysqlConnector
+}
+
+func (c agingConn) IsValid() bool {
+	defer c.connector.renew()
+	return c.mysqlDriverConn.IsValid()
 }

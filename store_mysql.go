@@ -509,7 +509,9 @@ func mysqlFault(err error) sqlFault {
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "dial" {
 		return sqlUnreached
 	}
-	if errors.Is(err, mysql.ErrInvalidConn) {
+	// Package sql gives up after three connections that had ended. Callers that wait get those that others give back, and a
+	// failover can end several in a row.
+	if errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn) {
 		return sqlBroken
 	}
 	return sqlLasting

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -935,6 +936,37 @@ func TestMySQLOthersConnection(t *testing.T) {
 	if err := <-secondDone; !errors.Is(err, session.ErrNotFound) {
 		t.Errorf("the second Load: %v, want ErrNotFound", err)
 	}
+}
+
+// Callers that wait for one of few connections get those that others give back. These may have become out of date on the way,
+// several in a row.
+func TestMySQLConnectionsRenewed(t *testing.T) { onMySQL(t, testMySQLConnectionsRenewed) }
+
+func testMySQLConnectionsRenewed(t *testing.T, server *servertest.Server) {
+	rawURL, _ := newMySQLDatabase(t, server)
+	cfg, _, _, err := session.ParseMySQLURL(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connector, err := session.NewAgingConnector(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(connector)
+	defer db.Close()
+	db.SetMaxOpenConns(2)
+	store := newMySQLStore(t, db, nil)
+	var callers sync.WaitGroup
+	for range 32 {
+		callers.Go(func() {
+			for range 40 {
+				if _, err := store.Load(t.Context(), storetest.RandomID()); !errors.Is(err, session.ErrNotFound) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	callers.Wait()
 }
 
 // A server that accepts connections and then says nothing keeps nobody waiting beyond the timeout for connecting.
