@@ -37,18 +37,23 @@ func checkRaceExpired(ctx context.Context, e *env) {
 // has a lock, until end makes room for the next.
 func (e *env) raceFirst(ctx context.Context, id session.ID, where string, end func(ctx context.Context, s session.Store)) {
 	var inside atomic.Int32
+	var ends atomic.Int64
 	expires := hour()
 	racer := func(i int) racer {
 		return func(step context.Context, s session.Store, n int) {
 			rec := session.Record{Data: fmt.Appendf(nil, "of writer %d for the time %d", i, n), Expires: expires}
+			seen := ends.Load()
 			err := e.timed(func() error { return s.Save(step, id, rec) })
 			if e.note("Save", id, rec, err, nil, session.ErrConflict); err != nil {
+				if n%2 == 0 {
+					e.meet(&ends, seen)
+				}
 				return
 			}
 			if others := inside.Add(1); others > 1 {
 				e.failOf(id, "", "Save of version 0 %s by several goroutines at once under one ID: want one to succeed, got %d", where, others)
 			}
-			e.linger()
+			e.linger(1)
 			rec.Version = 1
 			got, err := s.Load(session.WithoutCache(ctx), id)
 			if d := difference(got, rec); err == nil && d != "" {
@@ -57,6 +62,7 @@ func (e *env) raceFirst(ctx context.Context, id session.ID, where string, end fu
 			e.note("Load", id, got, err, nil)
 			inside.Add(-1)
 			end(ctx, s)
+			ends.Add(1)
 		}
 	}
 	e.race(ctx, racer(1), racer(2), racer(3))
@@ -182,13 +188,13 @@ func (e *env) raceDelete(ctx context.Context, touches bool) {
 			return
 		}
 		for range 3 { // so that others find it, most of the time
-			e.linger()
+			e.linger(1)
 			got, err := s.Load(session.WithoutCache(ctx), id)
 			e.note("Load", id, got, err, nil)
 		}
 		e.note("Delete", id, rec, s.Delete(step, id), nil)
 		for range 3 { // and whoever comes late finds nothing
-			e.linger()
+			e.linger(1)
 			if got, err := s.Load(session.WithoutCache(ctx), id); err == nil {
 				e.failOf(id, "", "Load after Delete, while others save or touch what was there: want session.ErrNotFound, got version %d", got.Version)
 			}
@@ -235,7 +241,7 @@ func checkRaceTouch(ctx context.Context, e *env) {
 		version++
 		rec.Version = version
 		for range 3 {
-			e.linger()
+			e.linger(1)
 			got, err := s.Load(session.WithoutCache(ctx), id)
 			if e.note("Load", id, got, err, nil); err != nil {
 				return

@@ -94,7 +94,7 @@ func (e *env) callDone(done context.Context, what string, f func() error, valid 
 
 func checkContextCancelled(ctx context.Context, e *env) {
 	// Not each time is somebody interrupted in the middle.
-	for range 3 {
+	for range 8 {
 		e.checkCancelled(ctx)
 	}
 	e.checkListCancelled(ctx)

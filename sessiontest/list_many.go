@@ -50,8 +50,8 @@ func checkListMany(ctx context.Context, e *env) {
 	rec := session.Record{Data: []byte("data"), Expires: hour()}
 	ids := e.createMany(ctx, rec)
 	rec.Version = 1
-	// One half is changed; each record of the other one is to be seen once.
-	changing, unchanged := ids[:len(ids)/2], ids[len(ids)/2:]
+	// Few are changed, so that the first and the last of a page are hardly ever among them. Each of the others is to be seen once.
+	unchanged, changing := ids[:len(ids)*5/6], ids[len(ids)*5/6:]
 	seen := make(map[session.ID]int)
 	var others sync.WaitGroup
 	work, stop := context.WithCancel(ctx)
@@ -59,13 +59,13 @@ func checkListMany(ctx context.Context, e *env) {
 	defer stop()
 	n, changed := 0, 0
 	change := func(i int) {
-		switch id := changing[i]; i % 3 {
+		switch id := changing[i]; i % 4 {
 		case 0:
-			e.delete(ctx, id, "while List is under way")
-		case 1:
 			e.save(ctx, id, rec, nil, "while List is under way")
-		default:
+		case 1:
 			e.create(ctx, e.newID(), rec)
+		default: // more than are created, or pages would shift one way and back again
+			e.delete(ctx, id, "while List is under way")
 		}
 	}
 	others.Go(func() { // at the same time, in no order

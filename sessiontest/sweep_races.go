@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"example.com/session"
@@ -17,7 +18,7 @@ func checkRaceSweep(ctx context.Context, e *env) {
 		ids := e.newIDs(12)
 		return func(step context.Context, s session.Store, n int) {
 			began := time.Now()
-			e.createAgain(ctx, step, s, ids, live)
+			e.createAgain(ctx, step, s, ids, live, n%2 == 0)
 			if n == 0 && time.Since(began) < 10*time.Millisecond {
 				ids = append(ids, e.newIDs(48)...) // the more there are, the longer a sweep takes, and the gaps in it
 			}
@@ -32,15 +33,23 @@ func checkRaceSweep(ctx context.Context, e *env) {
 	e.race(ctx, creator(), creator(), sweep, sweep)
 }
 
-// createAgain saves records where expired ones are, or were until they were swept away, and lets them expire once more.
-func (e *env) createAgain(ctx, step context.Context, s session.Store, ids []session.ID, live session.Record) {
-	for _, id := range ids {
-		e.note("Save of version 0 over an expired record", id, live, s.Save(step, id, live), nil)
-	}
+// createAgain saves records where expired ones are, or were until they were swept away, and lets them expire once more. If it is
+// soon, each is created again as soon as it has expired: while the sweep that has found it is still at work.
+func (e *env) createAgain(ctx, step context.Context, s session.Store, ids []session.ID, live session.Record, soon bool) {
 	want := live
 	want.Version = 1
+	past := session.Record{Version: 1, Data: []byte("expired"), Expires: time.Now().Add(-time.Minute)}
+	for i := 0; i < len(ids) && !e.failed(); i++ {
+		id := ids[i]
+		e.note("Save of version 0 over an expired record", id, live, s.Save(step, id, live), nil)
+		if soon {
+			e.note("Save", id, past, s.Save(step, id, past), nil)
+			e.linger(rand.Float64())
+			e.note("Save of version 0 over a record that has just expired", id, live, s.Save(step, id, live), nil)
+		}
+	}
 	for range 2 {
-		e.linger()
+		e.linger(1)
 		for _, id := range ids {
 			got, err := s.Load(session.WithoutCache(ctx), id)
 			if err != nil {
@@ -54,7 +63,6 @@ func (e *env) createAgain(ctx, step context.Context, s session.Store, ids []sess
 	if e.failed() {
 		return
 	}
-	past := session.Record{Version: 1, Data: []byte("expired"), Expires: time.Now().Add(-time.Minute)}
 	for _, id := range ids {
 		e.note("Save", id, past, s.Save(step, id, past), nil)
 	}

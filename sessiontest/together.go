@@ -126,16 +126,27 @@ func (e *env) timed(f func() error) error {
 	return err
 }
 
-// linger waits for as long as the last call that was timed has taken, so that whoever was in the middle of such a call has time
-// to do harm. It does not look at a clock, which stands still in a bubble for as long as it waits.
-func (e *env) linger() {
-	d := time.Duration(min(e.span.Load(), int64(3*time.Millisecond)))
+// linger waits for that share of the time that the last call that was timed has taken, so that whoever was in the middle of such a
+// call has time to do harm. It does not look at a clock, which stands still in a bubble for as long as it waits.
+func (e *env) linger(share float64) {
+	d := time.Duration(share * float64(min(e.span.Load(), int64(3*time.Millisecond))))
 	if d > 20*time.Microsecond {
 		time.Sleep(d)
 		return
 	}
 	for range d {
 		runtime.KeepAlive(e)
+	}
+}
+
+// meet waits until n is another number than was seen, for a short time at most: so calls of several goroutines begin in the same
+// moment, where they would hardly ever meet because the store is so fast. A slow store needs no help.
+func (e *env) meet(n *atomic.Int64, seen int64) {
+	for range 2000 {
+		if n.Load() != seen || e.failed() || e.span.Load() > int64(20*time.Microsecond) {
+			return
+		}
+		runtime.Gosched()
 	}
 }
 
