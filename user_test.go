@@ -637,59 +637,65 @@ func TestSessionThatIsToEnd(t *testing.T) {
 // Nobody is locked out by a session that ended or was given another key, on any store: whatever was lost on the way, the
 // next login works at once.
 func TestNextLoginWorks(t *testing.T) {
-	eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
-		for _, encrypt := range []bool{false, true} {
-			v := newVisitor(t, newStore(t), &session.Options{EncryptAtRest: encrypt, SweepInterval: session.Never})
-			cart := func() *visitor {
-				c := v.clone()
-				c.cookie = nil
-				c.visit(func(s *session.Session) { s.Set("cart", 1) })
-				return c
-			}
-			login := func(name string, c *visitor) {
-				t.Helper()
-				res := c.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) })
-				if res.StatusCode != http.StatusOK || !c.alive() {
-					t.Errorf("%s: %s, alive: %v", name, res.Status, c.alive())
-				}
-			}
-
-			browser := cart()
-			other := browser.clone()
-			res := browser.visit(func(s *session.Session) { // two clicks at once
-				s.SetUser("ann")
-				s.Set("k", 1)
-				login("the second click", other)
-			})
-			if res.StatusCode != http.StatusOK || !browser.alive() || !other.alive() {
-				t.Errorf("the first click: %s, alive: %v, the second: %v", res.Status, browser.alive(), other.alive())
-			}
-
-			browser = cart()
-			login("an answer that is lost", browser.clone())
-			login("after it", browser)
-
-			phone, laptop := cart(), cart()
-			login("phone", phone)
-			login("laptop", laptop)
-			phone.send(phone.m, func(_ http.ResponseWriter, r *http.Request) {
-				if _, err := phone.m.EndSessions(r.Context(), session.OfUser("ann").Others()); err != nil {
-					t.Errorf("ending the others: %v", err)
-				}
-			})
-			wantStatus(t, laptop.clone().visit(func(s *session.Session) {
-				if s.User() != "" || s.Has("k") {
-					t.Errorf("what was ended elsewhere is %v", s)
-				}
-				s.Set("form", 1) // a login page may make one
-			}), http.StatusOK)
-			login("ended elsewhere", laptop)
-
-			login("again", laptop)
-			wantStatus(t, laptop.clone().visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
-			login("after a logout whose answer is lost", laptop)
-		}
+	onTransports(t, func(t *testing.T, newVisitor visitors) {
+		eachStore(t, func(t *testing.T, newStore func(*testing.T) session.Store) {
+			testNextLoginWorks(t, newStore, newVisitor)
+		})
 	})
+}
+
+func testNextLoginWorks(t *testing.T, newStore func(*testing.T) session.Store, newVisitor visitors) {
+	for _, encrypt := range []bool{false, true} {
+		v := newVisitor(t, newStore(t), &session.Options{EncryptAtRest: encrypt, SweepInterval: session.Never})
+		cart := func() *visitor {
+			c := v.clone()
+			c.cookie = nil
+			c.visit(func(s *session.Session) { s.Set("cart", 1) })
+			return c
+		}
+		login := func(name string, c *visitor) {
+			t.Helper()
+			res := c.visit(func(s *session.Session) { s.SetUser("ann"); s.Set("k", 1) })
+			if res.StatusCode != http.StatusOK || !c.alive() {
+				t.Errorf("%s: %s, alive: %v", name, res.Status, c.alive())
+			}
+		}
+
+		browser := cart()
+		other := browser.clone()
+		res := browser.visit(func(s *session.Session) { // two clicks at once
+			s.SetUser("ann")
+			s.Set("k", 1)
+			login("the second click", other)
+		})
+		if res.StatusCode != http.StatusOK || !browser.alive() || !other.alive() {
+			t.Errorf("the first click: %s, alive: %v, the second: %v", res.Status, browser.alive(), other.alive())
+		}
+
+		browser = cart()
+		login("an answer that is lost", browser.clone())
+		login("after it", browser)
+
+		phone, laptop := cart(), cart()
+		login("phone", phone)
+		login("laptop", laptop)
+		phone.send(phone.m, func(_ http.ResponseWriter, r *http.Request) {
+			if _, err := phone.m.EndSessions(r.Context(), session.OfUser("ann").Others()); err != nil {
+				t.Errorf("ending the others: %v", err)
+			}
+		})
+		wantStatus(t, laptop.clone().visit(func(s *session.Session) {
+			if s.User() != "" || s.Has("k") {
+				t.Errorf("what was ended elsewhere is %v", s)
+			}
+			s.Set("form", 1) // a login page may make one
+		}), http.StatusOK)
+		login("ended elsewhere", laptop)
+
+		login("again", laptop)
+		wantStatus(t, laptop.clone().visit(func(s *session.Session) { s.Destroy() }), http.StatusOK)
+		login("after a logout whose answer is lost", laptop)
+	}
 }
 
 // Ending the sessions of a user goes on where one of them is out of reach, says so, and lists what still lives.
