@@ -52,8 +52,8 @@ func testTables(t *testing.T, d Driver) {
 		t.Error(err)
 	}
 	for name, statements := range map[string]string{
-		"a rowid": "CREATE TABLE x (id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, expires INTEGER NOT NULL, data BLOB NOT NULL);" +
-			"CREATE INDEX x_e ON x (expires)",
+		"WITHOUT ROWID": "CREATE TABLE x (id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, expires INTEGER NOT NULL, data BLOB NOT NULL) " +
+			"WITHOUT ROWID; CREATE INDEX x_e ON x (expires)",
 		"STRICT, and more indexes": "CREATE TABLE x (data BLOB NOT NULL, ID blob NOT NULL, version INTEGER NOT NULL, expires INTEGER NOT NULL, " +
 			"PRIMARY KEY (id)) STRICT, WITHOUT ROWID; CREATE INDEX x_e ON x (expires, version); CREATE INDEX x_v ON x (version)",
 		"no index yet": "CREATE TABLE x (id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, expires INTEGER NOT NULL, data BLOB NOT NULL);" +
