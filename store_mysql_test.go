@@ -24,6 +24,7 @@ import (
 	"example.com/session/internal/servertest"
 	"example.com/session/internal/storetest"
 	"example.com/session/sessiontest"
+	"github.com/go-sql-driver/mysql"
 )
 
 // onMySQL runs a test on MySQL and on MariaDB.
@@ -62,13 +63,20 @@ func testMySQLPartitions(t *testing.T, server *servertest.Server) {
 	sessiontest.Run(t, storesIn("", func(string) session.Store { return newMySQLStore(t, db, nil) }))
 }
 
-// openDB returns a pool of connections as an application has one, with the driver's parameters.
-func openDB(t *testing.T, rawURL, params string) *sql.DB {
+// mysqlConfig returns the driver's configuration for a URL.
+func mysqlConfig(t *testing.T, rawURL string) *mysql.Config {
 	t.Helper()
 	cfg, _, _, err := session.ParseMySQLURL(rawURL)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cfg
+}
+
+// openDB returns a pool of connections as an application has one, with the driver's parameters.
+func openDB(t *testing.T, rawURL, params string) *sql.DB {
+	t.Helper()
+	cfg := mysqlConfig(t, rawURL)
 	db, err := sql.Open("mysql", fmt.Sprintf("%s:%s@tcp(%s)/%s%s", cfg.User, cfg.Passwd, cfg.Addr, cfg.DBName, params))
 	if err != nil {
 		t.Fatal(err)
@@ -884,10 +892,7 @@ func TestMySQLServerRestarts(t *testing.T) {
 // was there, fails nobody.
 func TestMySQLOthersConnection(t *testing.T) {
 	rawURL, _ := newMySQLDatabase(t, servertest.MariaDB(t))
-	cfg, _, _, err := session.ParseMySQLURL(rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := mysqlConfig(t, rawURL)
 	var fails atomic.Bool
 	dialing, refused := make(chan struct{}), make(chan struct{})
 	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -944,10 +949,7 @@ func TestMySQLConnectionsRenewed(t *testing.T) { onMySQL(t, testMySQLConnections
 
 func testMySQLConnectionsRenewed(t *testing.T, server *servertest.Server) {
 	rawURL, _ := newMySQLDatabase(t, server)
-	cfg, _, _, err := session.ParseMySQLURL(rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := mysqlConfig(t, rawURL)
 	connector, err := session.NewAgingConnector(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -977,10 +979,7 @@ func TestMySQLSilentHandshake(t *testing.T) {
 	}
 	defer listener.Close()
 	rawURL := "mysql://root@" + listener.Addr().String() + "/test?timeout=100ms&readTimeout=24h"
-	cfg, _, _, err := session.ParseMySQLURL(rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := mysqlConfig(t, rawURL)
 	connector, err := session.NewMySQLConnector(cfg)
 	if err != nil {
 		t.Fatal(err)
