@@ -16,8 +16,8 @@ MODULES     = $(dir $(wildcard go.mod */go.mod */*/go.mod))
 TESTS       = $(MODULES:%=test@%)
 CHECKS      = $(MODULES:%=check@%)
 FUZZTIME    = 10m
-ROUNDS      = 60
-FEW         = 10
+ROUNDS      = 150
+FEW         = 30
 SOAK        = 12m
 
 .PHONY: test $(TESTS) $(CHECKS) encrypted fips faults copy install check figures cover fuzz quickstart soak bench bench-quick

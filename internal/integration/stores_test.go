@@ -13,16 +13,9 @@ import (
 	"example.com/session/sessiontest"
 )
 
-// Every store keeps the contract. TestCheck of cmd/session takes the long way through it on those that take the short one here.
+// Every store keeps the contract.
 func TestStores(t *testing.T) {
-	storetest.EachShared(t, storetest.Private, func(t *testing.T, kind storetest.Kind) {
-		stores := kind.Stores()
-		switch kind.Name {
-		case "dir", "redis", "postgres":
-			stores.Short = true
-		}
-		sessiontest.Run(t, stores)
-	})
+	storetest.EachShared(t, storetest.Private, func(t *testing.T, kind storetest.Kind) { sessiontest.Run(t, kind.Stores()) })
 }
 
 // Whole sessions keep their promises on every store.

@@ -19,19 +19,17 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 )
 
-// A check of a directory, a server without tables and one with them finds nothing, and leaves nothing.
+// A check of each backend finds nothing, and leaves nothing.
 func TestCheck(t *testing.T) {
-	for _, b := range []backend{dirBackend, redisBackend, postgresBackend} {
-		t.Run(b.name, func(t *testing.T) {
-			t.Parallel()
-			rawURL := b.newURL(t)
-			result := decode[checked](t, runOK(t, "check", "--json", "--store", rawURL))
-			if !result.OK || result.Broken == nil || len(result.Broken) > 0 {
-				t.Errorf("%+v", result)
-			}
-			wantNoScratch(t, rawURL)
-		})
-	}
+	eachBackend(t, func(t *testing.T, b backend) {
+		t.Parallel()
+		rawURL := b.newURL(t)
+		result := decode[checked](t, runOK(t, "check", "--json", "--store", rawURL))
+		if !result.OK || result.Broken == nil || len(result.Broken) > 0 {
+			t.Errorf("%+v", result)
+		}
+		wantNoScratch(t, rawURL)
+	})
 }
 
 // In place, what is there stays.
