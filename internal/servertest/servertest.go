@@ -13,7 +13,8 @@
 //     and SESSION_TEST_MONGODB each hold the URL of a server to share instead of one that this package would start.
 //     The tests may write to it as they like. Start ignores them.
 //   - SESSION_TEST_REQUIRE=1 makes a test fail, not skip, when its server is not installed; but for Valkey, which
-//     Debian does not have in every release, and for a replica set of MongoDB, which no release has.
+//     Debian does not have in every release, and for a replica set of MongoDB, which no release has. With 0 no server is
+//     started, and each test that needs one is skipped.
 //   - TMPDIR and XDG_CACHE_HOME are where data directories and their templates go. Templates, up to a hundred
 //     megabytes for each version of a server, are made once and stay.
 //
@@ -96,7 +97,7 @@ const (
 )
 
 // Redis returns the shared Redis server, which keeps nothing on disk.
-// It skips the test if none is installed, or fails it if SESSION_TEST_REQUIRE is 1.
+// It skips the test if none is installed or SESSION_TEST_REQUIRE is 0, and fails it for a missing one if that is 1.
 func Redis(tb testing.TB) *Server { tb.Helper(); return share(tb, KindRedis) }
 
 // RedisTLS returns the shared Redis server that speaks TLS. Its URL says that its certificate is not to be verified:
@@ -223,9 +224,12 @@ var errMissing = errors.New("servertest: not installed")
 // errOptional is an errMissing that SESSION_TEST_REQUIRE leaves alone.
 var errOptional = fmt.Errorf("%w", errMissing)
 
+// errUnwanted is for runs without servers, though they may be installed.
+var errUnwanted = errors.New("servertest: SESSION_TEST_REQUIRE is 0: no server is started")
+
 func giveUp(tb testing.TB, err error) {
 	tb.Helper()
-	if errors.Is(err, errOptional) || errors.Is(err, errMissing) && os.Getenv("SESSION_TEST_REQUIRE") != "1" {
+	if errors.Is(err, errUnwanted) || errors.Is(err, errOptional) || errors.Is(err, errMissing) && os.Getenv("SESSION_TEST_REQUIRE") != "1" {
 		tb.Skip(err)
 	}
 	tb.Fatal(err)

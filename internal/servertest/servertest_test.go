@@ -218,6 +218,8 @@ func TestGiveUp(t *testing.T) {
 	}{
 		{"", missing, "skip"},
 		{"0", missing, "skip"},
+		{"0", errUnwanted, "skip"},
+		{"0", broken, "fatal"},
 		{"1", missing, "fatal"},
 		{"", broken, "fatal"},
 		{"1", broken, "fatal"},
@@ -228,6 +230,18 @@ func TestGiveUp(t *testing.T) {
 		if want := test.want + ": " + test.err.Error(); tb.first != want {
 			t.Errorf("with SESSION_TEST_REQUIRE=%q: %q, want %q", test.require, tb.first, want)
 		}
+	}
+}
+
+func TestNoServers(t *testing.T) {
+	t.Setenv("SESSION_TEST_REQUIRE", "0")
+	var wanted bool
+	t.Run("skipped", func(t *testing.T) {
+		Start(t, KindRedis)
+		wanted = true
+	})
+	if wanted {
+		t.Error("a server was started")
 	}
 }
 
