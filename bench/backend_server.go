@@ -43,7 +43,7 @@ func redisBackend(tb testing.TB) backend {
 	return backend{
 		name: "redis", server: server.Name, remote: true,
 		libraries: []library{
-			ours(session.NewRedisStore(client, nil)), floor(redisClient{client}), bare(redisClient{client}),
+			ours(session.NewRedisStore(client, nil)), cached(session.NewRedisStore(client, nil)), floor(redisClient{client}), bare(redisClient{client}),
 			newSCS(goredisstore.New(client)), newGorilla("gorilla with redistore", gorilla),
 		},
 		crowd: func(tb testing.TB, name string, n, _ int) session.Store {

@@ -39,7 +39,7 @@ func mysqlBackend(tb testing.TB) backend {
 	return backend{
 		name: "mariadb", server: server.Name, remote: true,
 		libraries: []library{
-			ours(main), floor(bareMySQL), bare(bareMySQL), newSCS(mysqlstore.NewWithCleanupInterval(db, 0)),
+			ours(main), cached(main), floor(bareMySQL), bare(bareMySQL), newSCS(mysqlstore.NewWithCleanupInterval(db, 0)),
 		},
 		sweeps: 2,
 		crowd: func(tb testing.TB, name string, n, expired int) session.Store {
@@ -97,7 +97,7 @@ CREATE INDEX sessions_expiry_idx ON sessions (expiry)`))
 	return backend{
 		name: "postgresql", server: server.Name, remote: true,
 		libraries: []library{
-			ours(store("ours")), floor(postgresClient{pool}), bare(postgresClient{pool}), newSCS(pgxstore.NewWithCleanupInterval(pool, 0)),
+			ours(store("ours")), cached(store("ours")), floor(postgresClient{pool}), bare(postgresClient{pool}), newSCS(pgxstore.NewWithCleanupInterval(pool, 0)),
 		},
 		sweeps: 2,
 		crowd: func(tb testing.TB, name string, n, expired int) session.Store {

@@ -59,8 +59,6 @@ func writeFile(path string, write func(io.Writer) error) {
 	check(errors.Join(write(f), f.Close()))
 }
 
-var allWorks = []work{unused, read, write, create, regenerate, renew}
-
 var scales = map[string]scale{
 	"once": {
 		backends: allBackends, works: allWorks,

@@ -23,6 +23,11 @@ type chartBar struct {
 	Value      float64
 }
 
+// chartNames are what charts call a kind of request.
+var chartNames = map[work]string{
+	unused: "session not used", read: "read", write: "write", create: "new session", regenerate: "login", renew: "renewal",
+}
+
 // charts returns the charts of a report by file name, those for which it has figures.
 func charts(r *report) map[string]chart {
 	all := map[string]chart{"memory.svg": memoryChart(r), "servers.svg": serversChart(r)}
@@ -39,14 +44,8 @@ func memoryChart(r *report) chart {
 		Title: "Processor time of a request, in µs: shorter is better",
 		Note:  "sessions in memory, three short values",
 	}
-	for _, w := range []struct {
-		work work
-		name string
-	}{
-		{unused, "session not used"}, {read, "read one value"}, {write, "write one value"}, {create, "new session"},
-		{regenerate, "new cookie at login"},
-	} {
-		c.add(w.name, r.bars(caseName("memory", w.work, small), "ns/op", 1000))
+	for _, w := range allWorks {
+		c.add(chartNames[w], r.bars(caseName("memory", w, small), "ns/op", 1000))
 	}
 	return c
 }
@@ -57,8 +56,8 @@ func serversChart(r *report) chart {
 		Note:  "sessions on a server, three short values; net/http and its client included, the store's server not",
 	}
 	for _, b := range allBackends {
-		for _, w := range []work{read, write} {
-			c.add(b.name+", "+string(w), r.bars(caseName(b.name, w, small), "µs CPU/request", 1))
+		for _, w := range allWorks[1:] {
+			c.add(b.name+", "+chartNames[w], r.bars(caseName(b.name, w, small), "µs CPU/request", 1))
 		}
 	}
 	return c

@@ -27,7 +27,7 @@
 // the handler alone with one value put into the request's context; on a server the hand-written handler without all
 // that, with the cookie's value for a key: an upper bound, not something to use.
 //
-// Some lines set this library beside itself: a renewal and a regeneration beside a write, one value of 64 beside one of
+// Some lines set this library beside itself: with a CacheStore in front of the store, which a login and a renewal look past; a renewal and a regeneration beside a write, one value of 64 beside one of
 // 3, and what each key costs of SetAll at 10,000 keys beside 1,000.
 //
 // TestSizes fills each kind of store with a hundred thousand sessions, and tells what one takes, and what processor time the

@@ -9,10 +9,10 @@ import (
 	"github.com/gorilla/sessions"
 )
 
-// newGorilla is github.com/gorilla/sessions on a store. It has no way to change a session's ID.
+// newGorilla is github.com/gorilla/sessions on a store. It has no way to change a session's ID or cookie.
 func newGorilla(name string, store sessions.Store) library {
 	return library{name, func(w work, p payload) http.Handler {
-		if movesOn(w) {
+		if w == regenerate || w == renew {
 			return nil
 		}
 		return gorillaHandler(store, w, p)
@@ -55,10 +55,10 @@ func gorillaHandler(store sessions.Store, kind work, p payload) http.HandlerFunc
 }
 
 // newGin is github.com/gin-contrib/sessions on a store, with gin's router around it. It has no way to change a
-// session's ID.
+// session's ID or cookie.
 func newGin(name string, store ginsessions.Store) library {
 	return library{name, func(w work, p payload) http.Handler {
-		if movesOn(w) {
+		if w == regenerate || w == renew {
 			return nil
 		}
 		router := gin.New()

@@ -35,6 +35,18 @@ func oursNamed(name string, store session.Store) library {
 	}}
 }
 
+// cached is this library with a cache in front of the store. A login or a renewal looks past it.
+func cached(store session.Store) library {
+	l := oursNamed("session with a cache", session.NewCacheStore(store, nil))
+	return library{l.name, func(w work, p payload) http.Handler {
+		switch w {
+		case read, write, create:
+			return l.handler(w, p)
+		}
+		return nil
+	}}
+}
+
 func oursHandler(kind work, p payload) http.HandlerFunc {
 	var last atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request) {

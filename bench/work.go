@@ -19,6 +19,9 @@ const (
 	total      work = "total"      // answers with that value
 )
 
+// allWorks are those that are measured one by one.
+var allWorks = []work{unused, read, write, create, regenerate, renew}
+
 // A payload is what a session holds.
 type payload struct {
 	name   string
