@@ -1,9 +1,12 @@
 package session_test
 
 import (
+	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/session"
 	"example.com/session/internal/double"
@@ -43,6 +46,40 @@ func TestCommitsQueueUp(t *testing.T) {
 				t.Errorf("the session holds %v", s.Keys())
 			}
 		})
+	})
+}
+
+// After eight commits in a row other processes get a go, for three times as long as a commit takes: they have to load and
+// save what this process hands over.
+func TestQueueMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, save = 17, time.Millisecond
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		var began []time.Time
+		store.Hook(double.Before(func(context.Context, *double.Call) error {
+			began = append(began, time.Now()) // one at a time: they queue up
+			time.Sleep(save)
+			return nil
+		}, double.Save))
+		var requests sync.WaitGroup
+		for i := range n {
+			requests.Go(func() { v.clone().visit(func(s *session.Session) { s.Set(fmt.Sprint(i), i) }) })
+		}
+		requests.Wait()
+		for i := 1; i < len(began); i++ {
+			want := save
+			if i%8 == 0 {
+				want += 3 * save
+			}
+			if gap := began[i].Sub(began[i-1]); gap != want {
+				t.Errorf("commit %d came %v after the one before, want %v", i+1, gap, want)
+			}
+		}
+		if len(began) != n {
+			t.Errorf("%d saves, want %d", len(began), n)
+		}
 	})
 }
 
