@@ -55,7 +55,7 @@ const cacheOverhead = 256
 // A cacheEntry is a record in the cache. It is replaced, never changed.
 type cacheEntry struct {
 	id   ID
-	rec  Record    // as it is in the store: Cached is not set
+	rec  Record    // as it is in the store, but for Cached
 	seen time.Time // the store had it then, or later
 }
 
@@ -268,7 +268,6 @@ func (c *CacheStore) keep(entry cacheEntry) {
 	if there := c.peek(entry.id); there != nil && there.rec.Version > entry.rec.Version {
 		return
 	}
-	entry.rec.Cached = false // it is set if the wrapped store has a cache, too
 	if entry.size() > c.maxBytes || !entry.rec.Live(time.Now()) {
 		c.changed(entry.id)
 		c.drop(entry.id)
