@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,31 @@ func (v *visitor) alive() bool {
 	found := false
 	v.clone().visit(func(s *session.Session) { found = s.Has("k") })
 	return found
+}
+
+// A logout ends the sessions of all cookies that fell behind.
+func TestLogoutWithCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ann := newVisitor(t, session.NewMemoryStore(), nil).login()
+		bob := ann.clone().fresh().login()
+		copies := []*http.Cookie{ann.cookie, bob.cookie}
+		for range 3 {
+			time.Sleep(5 * time.Minute)
+			for _, v := range []*visitor{ann, bob} {
+				v.visit(func(s *session.Session) { s.Set("n", time.Now()) })
+			}
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		for _, c := range copies {
+			r.AddCookie(c)
+		}
+		handle(ann.m, (*session.Session).Destroy).ServeHTTP(httptest.NewRecorder(), r)
+		for i, v := range []*visitor{ann, bob} {
+			if v.alive() {
+				t.Errorf("session %d lives on", i)
+			}
+		}
+	})
 }
 
 func TestRegenerate(t *testing.T) {
