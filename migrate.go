@@ -200,13 +200,13 @@ func (c *core) followMark(ctx context.Context, mark *slot) error {
 		c.m.observe(ctx, Event{Kind: EventDamaged, ID: mark.id, Err: err})
 	}
 	found := place{phase: visitor}
-	if err == nil && e.Kind == codec.Tombstone {
+	if e.Kind == codec.Tombstone {
 		c.env = e
 		if c.began < e.End.GoneUntil {
 			found = c.m.stand(ended, &e, c.began, false)
 		}
 	}
-	if err == nil && e.Kind == codec.Moved && c.began < e.Move.Until {
+	if e.Kind == codec.Moved && c.began < e.Move.Until {
 		for secret := range c.m.signer.keys { // usually the one that signs
 			t := c.m.signer.derived(secret, mark.id, e.Move.Nonce[:])
 			if err := c.find(WithoutCache(ctx), &t); err != nil {

@@ -87,8 +87,10 @@ var ErrDamaged = errors.New("session: damaged or foreign record")
 // Open takes the Data of the record under id apart, without decrypting it. It returns ErrDamaged for anything else.
 func Open(id [32]byte, data []byte) (Envelope, error) {
 	var e Envelope
-	err := e.Open(id, data)
-	return e, err
+	if err := e.Open(id, data); err != nil {
+		return Envelope{}, err
+	}
+	return e, nil
 }
 
 // Open is the function Open for an Envelope that is there.
