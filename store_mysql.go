@@ -570,10 +570,6 @@ func (s *MySQLStore) definition(schema, table, option string) *sqlTable {
 				return err
 			})
 		},
-		raced: func(err error) bool {
-			code := mysqlCode(err) // table exists, index exists, deadlock
-			return code == 1050 || code == 1061 || code == 1213
-		},
 	}
 }
 

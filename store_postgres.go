@@ -446,13 +446,6 @@ func (s *PostgresStore) definition(schema, table, option string) *sqlTable {
 				return err
 			})
 		},
-		raced: func(err error) bool {
-			switch postgresCode(err) {
-			case "42P07", "42710", "23505", "40P01": // IF NOT EXISTS looks before it locks
-				return true
-			}
-			return false
-		},
 	}
 }
 

@@ -24,12 +24,12 @@ type sqlTable struct {
 
 	inspect func(ctx context.Context) ([]string, error)
 	create  func(ctx context.Context, exists bool) error
-	raced   func(err error) bool // another process has just created the same
 }
 
 // ensure returns nil once the table is what it has to be. Unless noCreate is true it creates what is missing;
-// several processes may do so at the same time.
+// several processes may do so at the same time, and be refused because another was first: so it looks again.
 func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
+	var failed error
 	for try := 1; ; try++ {
 		found, err := t.inspect(ctx)
 		if err != nil {
@@ -42,13 +42,13 @@ func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
 		case len(found) > 0 && !onlyIndexes(missing, surplus):
 			return fmt.Errorf("session: %s: the table %s is of another shape: it lacks %s and has %s",
 				t.calls.server, t.name, quoteLines(missing), quoteLines(surplus))
+		case failed != nil:
+			return t.createError(ctx, len(found) > 0, failed)
 		case noCreate || try == sqlTries:
 			return fmt.Errorf("session: %s: the table %s is not there, or hidden from this account, or it lacks %s (%s has "+
 				"what makes it)", t.calls.server, t.name, quoteLines(missing), t.calls.schema)
 		}
-		if err := t.create(ctx, len(found) > 0); err != nil && !t.raced(err) {
-			return t.createError(ctx, len(found) > 0, err)
-		}
+		failed = t.create(ctx, len(found) > 0)
 	}
 }
 

@@ -451,7 +451,6 @@ func (s *SQLiteStore) definition(table string) *sqlTable {
 			_, err = sqliteCall(ctx, s, true, func() (sql.Result, error) { return s.db.ExecContext(ctx, statements) })
 			return err
 		},
-		raced: func(error) bool { return false }, // IF NOT EXISTS looks under the lock
 	}
 }
 
