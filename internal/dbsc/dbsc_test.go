@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -182,8 +183,12 @@ func TestRefusedProofs(t *testing.T) {
 			}
 			return sig
 		}),
-		"a short signature":   proof(good, payload, func(digest [32]byte) []byte { return es256(digest)[:63] }),
-		"a long signature":    proof(good, payload, func(digest [32]byte) []byte { return append(es256(digest), 0) }),
+		"a short signature":  proof(good, payload, func(digest [32]byte) []byte { return es256(digest)[:63] }),
+		"a long signature":   proof(good, payload, func(digest [32]byte) []byte { return append(es256(digest), 0) }),
+		"hardly a signature": proof(good, payload, func(digest [32]byte) []byte { return es256(digest)[:31] }),
+		"the second number with a zero before": proof(good, payload, func(digest [32]byte) []byte {
+			return slices.Insert(es256(digest), 32, 0)
+		}),
 		"zeros for signature": proof(good, payload, func([32]byte) []byte { return make([]byte, 64) }),
 		"swapped numbers": proof(good, payload, func(digest [32]byte) []byte {
 			sig := es256(digest)
