@@ -354,6 +354,7 @@ func TestPlan(t *testing.T) {
 		{"locked: comes again, a change", locked("change", "", true), "give up", none, session.ErrUnproven},
 		{"locked: comes again, a logout", locked("end", "", true), "give up", none, session.ErrUnproven},
 		{"locked: comes again, a change too late", locked("change", "sent", true), "give up", none, session.ErrUnproven},
+		{"locked: comes again, a logout too late", locked("end", "sent", true), "give up", none, session.ErrUnproven},
 		{"locked: too late to say so", locked("", "sent", true), "none", none, nil},
 
 		{"a login", served("current", fresh, "change key user login", ""), "login", fresh, nil},
