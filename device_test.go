@@ -763,10 +763,21 @@ func TestDeviceReused(t *testing.T) {
 		if test.counts {
 			continue
 		}
+		held := maps.Clone(behind.jar)
 		behind.visit(func(s *session.Session) { s.Destroy() })
 		b.visit(func(s *session.Session) {
 			if lives := s.User() == "ann"; lives != test.lives {
 				t.Errorf("%+v: after a logout the session lives: %v", test, lives)
+			}
+		})
+		// Nothing is bound any more where Options.Device has been taken back.
+		m := newManager(t, w.store, &session.Options{Logger: quiet})
+		m.SetClock(w.now)
+		unbound := &deviceWorld{t: t, m: m, store: w.store}
+		(&deviceBrowser{deviceWorld: unbound, jar: held}).visit(func(s *session.Session) { s.Destroy() })
+		b.visit(func(s *session.Session) {
+			if s.User() == "ann" {
+				t.Errorf("%+v: after a logout without devices the session lives", test)
 			}
 		})
 	}

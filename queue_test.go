@@ -101,6 +101,9 @@ func TestCommitLeavesTheQueue(t *testing.T) {
 		if first, second := <-statuses, <-statuses; first != 503 || second != 503 {
 			t.Errorf("the answers are %d and %d, want 503", first, second)
 		}
+		if calls := store.Calls(); calls[1] != 2 { // the visitor's own, and the first's
+			t.Errorf("%d saves, want 2: who left the queue saves nothing", calls[1])
+		}
 		close(gate)
 		wantStatus(t, v.visit(func(s *session.Session) { s.Set("k", 3) }), 200)
 	})

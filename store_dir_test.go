@@ -307,6 +307,25 @@ func checkPlanted(t *testing.T, store *session.DirStore, dir string, id, other s
 	}
 }
 
+// A file that is none does not stop whoever opens it. (To open a named pipe is to wait for a writer.)
+func TestDirStoreNamedPipe(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "sessions")
+	store := newDirStore(t, dir)
+	path, later := sessionFile(dir, storeID(1)), time.Now().Add(time.Hour)
+	if err := exec.Command("mkfifo", path).Run(); err != nil {
+		t.Skip("there are no named pipes:", err)
+	}
+	if err := os.Chtimes(path, later, later); err != nil {
+		t.Fatal(err)
+	}
+	if rec, err := store.Load(t.Context(), storeID(1)); !errors.Is(err, session.ErrNotFound) {
+		t.Errorf("Load: %v, %v", rec, err)
+	}
+	if n, err := store.Count(t.Context(), -1, 0); n != 0 || err != nil {
+		t.Errorf("Count: %d, %v", n, err)
+	}
+}
+
 func TestDirStoreDamagedFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sessions")
 	store := newDirStore(t, dir)
