@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/session"
@@ -108,38 +109,43 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// DeleteExpired goes on in batches until none is left, and stops at an error or when its context ends.
+// DeleteExpired goes on in batches until none is left, rests in between, and stops at an error or when its context ends.
 func TestDeleteExpiredInBatches(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	for _, test := range []struct {
 		name  string
 		left  int
 		fail  error
-		end   func()
+		end   bool
 		want  int
+		took  time.Duration // at a millisecond a batch
 		error error
 	}{
-		{"none", 0, nil, nil, 0, nil},
-		{"one batch", 10, nil, nil, 10, nil},
-		{"many", 12345, nil, nil, 12345, nil},
-		{"an error", 0, errDown, nil, 0, errDown},
-		{"end", 12345, nil, cancel, 1000, context.Canceled},
+		{"none", 0, nil, false, 0, time.Millisecond, nil},
+		{"one batch", 10, nil, false, 10, time.Millisecond, nil},
+		{"many", 12345, nil, false, 12345, (123*3 + 1) * time.Millisecond, nil},
+		{"an error", 0, errDown, false, 0, time.Millisecond, errDown},
+		{"end", 12345, nil, true, 100, time.Millisecond, context.Canceled},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			left := test.left
-			store := double.New(session.NewMemoryStore(), func(_ context.Context, c *double.Call, _ func(context.Context) error) error {
-				if test.end != nil {
-					test.end()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				left := test.left
+				store := double.New(session.NewMemoryStore(), func(_ context.Context, c *double.Call, _ func(context.Context) error) error {
+					time.Sleep(time.Millisecond)
+					if test.end {
+						cancel()
+					}
+					c.N = min(c.N, left)
+					left -= c.N
+					return test.fail
+				})
+				start := time.Now()
+				n, err := session.DeleteExpired(ctx, store)
+				if took := time.Since(start); n != test.want || !errors.Is(err, test.error) || took != test.took {
+					t.Errorf("DeleteExpired: %d, %v in %v, want %d, %v in %v", n, err, took, test.want, test.error, test.took)
 				}
-				c.N = min(c.N, left)
-				left -= c.N
-				return test.fail
 			})
-			n, err := session.DeleteExpired(ctx, store)
-			if n != test.want || !errors.Is(err, test.error) {
-				t.Errorf("DeleteExpired: %d, %v, want %d, %v", n, err, test.want, test.error)
-			}
 		})
 	}
 }
