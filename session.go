@@ -376,7 +376,7 @@ func idleMillis(d time.Duration) (int64, error) {
 	return d.Milliseconds(), nil
 }
 
-// Remember keeps the client logged in for that long after the last use, over the end of the browser: it is
+// Remember keeps the client logged in for that long after the last use, also after the browser closes: it is
 // SetPersistent(true) and SetIdleTimeout(d). Options.AbsoluteTimeout is the limit, 24 hours unless you set it, so it has to
 // be as long as the longest that an application wants to remember anybody.
 func (s *Session) Remember(d time.Duration) {
