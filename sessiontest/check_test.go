@@ -161,7 +161,9 @@ func TestCheck(t *testing.T) {
 					t.Errorf("%d records were left behind", len(ref.recs))
 				}
 			}
-			t.Run("real time", check)
+			if !testing.Short() {
+				t.Run("real time", check)
+			}
 			t.Run("bubble", func(t *testing.T) { synctest.Test(t, check) })
 		})
 	}

@@ -118,11 +118,7 @@ type child struct {
 // servers have as their working directory, or one in it. cache is its cache directory, "" for this process's.
 func startChild(t *testing.T, kinds []Kind, end, cache string) *child {
 	t.Helper()
-	for _, kind := range kinds {
-		if _, err := find(kind, true); err != nil {
-			giveUp(t, err)
-		}
-	}
+	need(t, kinds...)
 	as, err := unprivileged("postgres", "nobody")
 	if err != nil {
 		t.Fatal(err)

@@ -154,6 +154,7 @@ func TestStartArgs(t *testing.T) {
 }
 
 func TestStartFails(t *testing.T) {
+	need(t, KindRedis)
 	_, err := start(KindRedis, true, []string{"--no-such-option", "1"})
 	if err == nil || !strings.Contains(err.Error(), "no-such-option") {
 		t.Errorf("the server's log is not in the error: %v", err)
@@ -229,6 +230,16 @@ func TestGiveUp(t *testing.T) {
 		giveUp(tb, test.err)
 		if want := test.want + ": " + test.err.Error(); tb.first != want {
 			t.Errorf("with SESSION_TEST_REQUIRE=%q: %q, want %q", test.require, tb.first, want)
+		}
+	}
+}
+
+// need skips or fails the test, as those of a server do, if one of them is not there.
+func need(t *testing.T, kinds ...Kind) {
+	t.Helper()
+	for _, kind := range kinds {
+		if _, err := find(kind, true); err != nil {
+			giveUp(t, err)
 		}
 	}
 }
