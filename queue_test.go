@@ -101,11 +101,33 @@ func TestCommitLeavesTheQueue(t *testing.T) {
 		if first, second := <-statuses, <-statuses; first != 503 || second != 503 {
 			t.Errorf("the answers are %d and %d, want 503", first, second)
 		}
-		if calls := store.Calls(); calls[1] != 2 { // the visitor's own, and the first's
-			t.Errorf("%d saves, want 2: who left the queue saves nothing", calls[1])
-		}
 		close(gate)
 		wantStatus(t, v.visit(func(s *session.Session) { s.Set("k", 3) }), 200)
+	})
+}
+
+// A commit whose time is up while it waits saves nothing, however long the one before takes.
+func TestCommitOutOfTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{SweepInterval: session.Never, Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		store.Calls()
+		store.Hook(double.Before(func(context.Context, *double.Call) error {
+			time.Sleep(time.Minute) // a store that does not look at its context
+			return nil
+		}, double.Save))
+		first := make(chan bool)
+		go func() {
+			defer close(first)
+			v.clone().visit(func(s *session.Session) { s.Set("k", 2) })
+		}()
+		synctest.Wait()
+		wantStatus(t, v.clone().visit(func(s *session.Session) { s.Set("k", 3) }), 503)
+		<-first
+		if calls := store.Calls(); calls[1] != 1 {
+			t.Errorf("%d saves, want the first one's alone", calls[1])
+		}
 	})
 }
 
