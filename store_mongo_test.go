@@ -210,7 +210,7 @@ func TestMongoPaused(t *testing.T) {
 	server.Pause()
 	defer server.Resume()
 	testPaused(t, store)
-	if _, err := store.Load(expiring(t), session.ID{}); err == nil || strings.Contains(err.Error(), "primary") {
+	if _, err := store.Load(expiring(t), session.ID{}); err == nil || strings.Contains(err.Error(), "not the primary any more") {
 		t.Errorf("Load from a server that stands still: %v", err)
 	}
 	_, err := session.Open(expiring(t), server.URL)
