@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -29,11 +30,11 @@ type sqlTable struct {
 // ensure returns nil once the table is what it has to be. Unless noCreate is true it creates what is missing;
 // several processes may do so at the same time, and be refused because another was first: so it looks again.
 func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
-	var failed error
+	var failed error // to create it
 	for try := 1; ; try++ {
 		found, err := t.inspect(ctx)
 		if err != nil {
-			return t.calls.error(ctx, "look at the table "+t.name, err)
+			return cmp.Or(failed, t.calls.error(ctx, "look at the table "+t.name, err))
 		}
 		missing, surplus := t.compare(found)
 		switch {
@@ -43,12 +44,14 @@ func (t *sqlTable) ensure(ctx context.Context, noCreate bool) error {
 			return fmt.Errorf("session: %s: the table %s is of another shape: it lacks %s and has %s",
 				t.calls.server, t.name, quoteLines(missing), quoteLines(surplus))
 		case failed != nil:
-			return t.createError(ctx, len(found) > 0, failed)
+			return failed
 		case noCreate || try == sqlTries:
 			return fmt.Errorf("session: %s: the table %s is not there, or hidden from this account, or it lacks %s (%s has "+
 				"what makes it)", t.calls.server, t.name, quoteLines(missing), t.calls.schema)
 		}
-		failed = t.create(ctx, len(found) > 0)
+		if err := t.create(ctx, len(found) > 0); err != nil {
+			failed = t.createError(ctx, len(found) > 0, err)
+		}
 	}
 }
 
