@@ -51,7 +51,7 @@ fips: install
 	@go test $(FLAGS) -short -exec 'env GODEBUG=fips140=only' -run '^Test(Stores|Sessions)$$/^(memory|file|dir)$$' ./internal/integration
 
 faults: install
-	cd faults && SESSION_TEST_REQUIRE=1 go test -race -timeout 20m ./...
+	cd faults && SESSION_TEST_REQUIRE=1 go test $(RACE) -timeout 20m ./...
 
 copy: install
 	@echo "== 100,000 sessions move from server to server, without -race"

@@ -40,10 +40,11 @@ func redisBackend(tb testing.TB) backend {
 	gorilla := must(redistore.NewRediStoreWithPool(pool, secret))
 	gorilla.SetMaxLength(0)
 	tb.Cleanup(func() { client.Close(); pool.Close() })
+	main := session.NewRedisStore(client, nil)
 	return backend{
 		name: "redis", server: server.Name, remote: true,
 		libraries: []library{
-			ours(session.NewRedisStore(client, nil)), cached(session.NewRedisStore(client, nil)), floor(redisClient{client}), bare(redisClient{client}),
+			ours(main), cached(main), floor(redisClient{client}), bare(redisClient{client}),
 			newSCS(goredisstore.New(client)), newGorilla("gorilla with redistore", gorilla),
 		},
 		crowd: func(tb testing.TB, name string, n, _ int) session.Store {

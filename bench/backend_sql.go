@@ -94,10 +94,11 @@ CREATE INDEX sessions_expiry_idx ON sessions (expiry)`))
 	store := func(table string) *session.PostgresStore {
 		return must(session.NewPostgresStore(ctx, pool, &session.PostgresOptions{Table: table}))
 	}
+	main := store("ours")
 	return backend{
 		name: "postgresql", server: server.Name, remote: true,
 		libraries: []library{
-			ours(store("ours")), cached(store("ours")), floor(postgresClient{pool}), bare(postgresClient{pool}), newSCS(pgxstore.NewWithCleanupInterval(pool, 0)),
+			ours(main), cached(main), floor(postgresClient{pool}), bare(postgresClient{pool}), newSCS(pgxstore.NewWithCleanupInterval(pool, 0)),
 		},
 		sweeps: 2,
 		crowd: func(tb testing.TB, name string, n, expired int) session.Store {
