@@ -34,10 +34,12 @@ import (
 // Unless Stores.Once is set, each rule is checked once more through several handles of the place in turn: what holds for
 // one holds for all of them together. With Stores.Processes one of them is in a second process.
 //
-// A store in memory takes some seconds, one on a server less than a minute, and both far less with -short. A failure says which
-// sentence of the contract is broken, what was wanted and what came, the calls that led there, and the seed: the environment
-// variable SESSIONTEST_SEED has the same IDs and the same choices made again. A store that hangs or panics fails the rule that it
-// was in; the others go on, with less patience.
+// A store in memory takes some seconds, one on a server less than a minute, and both far less with -short. While calls race each
+// other, the number of threads changes (runtime.GOMAXPROCS), and all goroutines are stopped now and then: the process is slower.
+//
+// A failure says which sentence of the contract is broken, what was wanted and what came, the calls that led there, and the seed:
+// the environment variable SESSIONTEST_SEED has the same IDs and the same choices made again. A store that hangs or
+// panics fails the rule that it was in; the others go on, with less patience.
 //
 // Stores.Place may return the same place again, or one that others use at the same time: all IDs are
 // random, what was written is deleted, and other records are left alone, but for expired ones, which
@@ -102,11 +104,15 @@ func Check(ctx context.Context, store session.Store, others ...session.Store) er
 
 // runOn checks a rule on one store and, if that keeps it, on all in turn.
 func (k *kit) runOn(ctx context.Context, r rule, stores []session.Store) (hung bool, err error) {
-	for pass, handles := range [][]session.Store{stores[:1], stores} {
-		if pass > 0 && (len(stores) < 2 || r.alone) || err != nil {
+	passes := [][]session.Store{stores[:1], stores}
+	if len(stores) < 2 || r.alone {
+		passes = passes[:1]
+	}
+	for pass, handles := range passes {
+		if err != nil {
 			break
 		}
-		e := k.newEnv(r, pass, handles)
+		e := k.newEnv(r, pass, len(passes), handles)
 		err = r.run(ctx, e)
 		hung = e.late
 		if cleanUp := e.cleanUp(ctx); err == nil {

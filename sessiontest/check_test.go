@@ -276,6 +276,8 @@ func TestFaults(t *testing.T) {
 			if f.real {
 				defer leaked.close()
 				t.Run("real time", check)
+				f.second = true
+				t.Run("two handles", check) // which have less time each
 				return
 			}
 			synctest.Test(t, func(t *testing.T) {

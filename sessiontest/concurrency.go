@@ -2,7 +2,6 @@ package sessiontest
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -41,7 +40,7 @@ func (e *env) raceFirst(ctx context.Context, id session.ID, where string, end fu
 	expires := hour()
 	racer := func(i int) racer {
 		return func(step context.Context, s session.Store, n int) {
-			rec := session.Record{Data: fmt.Appendf(nil, "of writer %d for the time %d", i, n), Expires: expires}
+			rec := session.Record{Data: strconv.AppendInt(nil, int64(n*racing+i), 10), Expires: expires}
 			seen := ends.Load()
 			err := e.timed(func() error { return s.Save(step, id, rec) })
 			if e.note("Save", id, rec, err, nil, session.ErrConflict); err != nil {
@@ -117,7 +116,7 @@ func (e *env) raceSave(ctx context.Context) {
 			rec.Version = uint64(least) + 1 // what was seen some time ago
 			rec.Data = strconv.AppendInt(nil, least+1, 10)
 		}
-		err = s.Save(step, id, rec)
+		err = e.timed(func() error { return s.Save(step, id, rec) })
 		if e.note("Save", id, rec, err, nil, session.ErrConflict); err == nil {
 			saves.Add(1)
 		}
@@ -259,6 +258,9 @@ func checkRaceTouch(ctx context.Context, e *env) {
 		rec, err := s.Load(session.WithoutCache(ctx), id)
 		if e.note("Load", id, rec, err, nil); err != nil {
 			return
+		}
+		if !rec.Expires.Equal(saved(rec.Version)) && !rec.Expires.Equal(touched(rec.Version)) {
+			e.failOf(id, "", "Load while others save and touch the version that they have seen: want the expiry of version %d, got that of another", rec.Version)
 		}
 		rec.Expires = touched(rec.Version)
 		t, ok := s.(session.Toucher)

@@ -20,6 +20,7 @@ import (
 type env struct {
 	kit     *kit
 	store   *guard
+	first   bool // the rule is checked once more, through several handles
 	missing bool // the store is nil
 	late    bool // the rule took all of ruleTime, or the store hung
 	fresh   func(ctx context.Context) (session.Store, error)

@@ -92,9 +92,9 @@ func (k *kit) patience() time.Duration {
 	return patience
 }
 
-// newEnv returns what the check of a rule works with.
-func (k *kit) newEnv(r rule, pass int, handles []session.Store) *env {
-	e := &env{kit: k, fresh: k.fresh}
+// newEnv returns what a pass of the check of a rule works with.
+func (k *kit) newEnv(r rule, pass, passes int, handles []session.Store) *env {
+	e := &env{kit: k, first: pass+1 < passes, fresh: k.fresh}
 	for _, s := range handles {
 		e.missing = e.missing || s == nil
 	}
@@ -128,7 +128,7 @@ func (k *kit) runAt(t *testing.T, r rule, stores Stores, second *process) (skipp
 				t.Cleanup(func() { s.Close() })
 			}
 		}
-		e := k.newEnv(r, pass, handles)
+		e := k.newEnv(r, pass, passes, handles)
 		e.fresh = func(ctx context.Context) (session.Store, error) {
 			if stores.Once {
 				return stores.Open(ctx, stores.place(t))

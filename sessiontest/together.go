@@ -39,30 +39,61 @@ const (
 	raceTime  = 800 * time.Millisecond // for one race
 	leastRace = 12                     // steps of the first racer, however slow the store is: enough where round trips lie in between
 	mostRace  = 3000                   // in a bubble, whose clock stands still meanwhile
+
+	// On a machine that is busy with other things a race may take three times as long, until its racers have been interrupted often
+	// enough. A store that is slow needs none of that, as its gaps are wide.
+	leastInterrupts = 700
+	slowCall        = 50 * time.Microsecond
 )
 
-// racing is how many goroutines race each other at least, each on a thread of its own: with more threads than processors, and on
-// a busy machine, the system interrupts them at any point, which is what shows a gap between two steps.
+// racing is how many goroutines race each other at least.
 const racing = 6
 
+// threads are how many run goroutines, which is one number for the process.
 var threads struct {
 	sync.Mutex
-	users, before int
+	races, before int
 }
 
-// moreThreads has goroutines run on threads of their own until the function that it returns is called.
-func moreThreads() (done func()) {
+// interrupt has the racers interrupted at any point between two of their steps until over is closed, or ctx ends since they hang.
+// It does so in two ways in turn, as some gaps show in the one and some in the other: each racer has a thread of its own, and with
+// more threads than processors the system interrupts them; or they share two threads, and whichever racer is at work when all
+// goroutines are stopped waits for the others. It counts how often it came to that.
+func interrupt(ctx context.Context, over <-chan struct{}, times *atomic.Int64) {
+	const turn, pause = 50 * time.Millisecond, 100 * time.Microsecond
 	threads.Lock()
-	defer threads.Unlock()
-	if threads.users++; threads.users == 1 {
+	if threads.races++; threads.races == 1 {
 		threads.before = runtime.GOMAXPROCS(0)
-		runtime.GOMAXPROCS(max(threads.before, racing))
 	}
-	return func() {
+	threads.Unlock()
+	defer func() {
 		threads.Lock()
 		defer threads.Unlock()
-		if threads.users--; threads.users == 0 {
+		if threads.races--; threads.races == 0 {
 			runtime.GOMAXPROCS(threads.before)
+		}
+	}()
+	var stats runtime.MemStats
+	for shared := false; ; shared = !shared {
+		threads.Lock()
+		if shared {
+			runtime.GOMAXPROCS(2)
+		} else {
+			runtime.GOMAXPROCS(max(threads.before, racing))
+		}
+		threads.Unlock()
+		for began := time.Now(); time.Since(began) < turn; time.Sleep(pause) {
+			select {
+			case <-over:
+				return
+			case <-ctx.Done():
+				return
+			default:
+			}
+			times.Add(1)
+			if shared {
+				runtime.ReadMemStats(&stats) // stops all goroutines
+			}
 		}
 	}
 }
@@ -75,11 +106,26 @@ type racer func(ctx context.Context, s session.Store, step int)
 // Every eighth step has a context that yields whenever the store looks at it. The first racer leads: the others stop when it has.
 func (e *env) race(ctx context.Context, racers ...racer) {
 	d := raceTime
+	if e.first {
+		d /= 4 // whatever races show through one handle, they show through several
+	}
 	if e.kit.short {
 		d /= 3
 	}
-	defer moreThreads()()
 	began, over := time.Now(), make(chan struct{})
+	var interrupts atomic.Int64
+	var interrupted sync.WaitGroup
+	defer interrupted.Wait()
+	interrupted.Go(func() { interrupt(ctx, over, &interrupts) })
+	done := func(step int, passed time.Duration) bool {
+		switch {
+		case passed == 0:
+			return step >= mostRace
+		case step < leastRace || passed < d:
+			return false
+		}
+		return e.span.Load() > int64(slowCall) || passed > 3*d || interrupts.Load() > int64(leastInterrupts*d/raceTime)
+	}
 	together(max(len(racers), len(e.store.handles), racing), func(i int) {
 		race := racers[min(i, len(racers)-1)]
 		s := e.store.handles[i%len(e.store.handles)]
@@ -92,7 +138,7 @@ func (e *env) race(ctx context.Context, racers ...racer) {
 		}()
 		for step := 0; !e.failed() && ctx.Err() == nil; step++ {
 			passed := time.Since(began)
-			if i == 0 && (step >= leastRace && passed > d || step >= mostRace && passed == 0) {
+			if i == 0 && done(step, passed) {
 				return
 			}
 			select {
