@@ -257,3 +257,74 @@ func TestTimersOfTwoServers(t *testing.T) {
 		time.Sleep(time.Hour) // or the bubble does not end
 	})
 }
+
+// Each step at the store ends its context, so that no timer of a step outlives it.
+func TestStepsEnd(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	type step struct {
+		doing string
+		ctx   context.Context
+	}
+	var doing string
+	var steps []step
+	store.Hook(double.Before(func(ctx context.Context, c *double.Call) error {
+		if ctx.Done() != t.Context().Done() { // it is the caller's
+			steps = append(steps, step{doing + ": " + c.Op.String(), ctx})
+		}
+		return nil
+	}, double.Load, double.Save, double.Touch, double.Delete, double.Count))
+	v := newPlain(t, store, newOldSystem().options(session.Options{Locking: true}))
+	ctx := t.Context()
+	ok := func(_ any, err error) {
+		if err != nil {
+			t.Errorf("%s: %v", doing, err)
+		}
+	}
+	var other, second *visitor
+	for _, c := range []struct {
+		doing string
+		fn    func()
+	}{
+		{"a login", func() { v.login(); other = v.clone().fresh().login(); second = v.clone().fresh().login() }},
+		{"a read", func() { v.visit(func(s *session.Session) { s.Get("k") }) }},
+		{"a change", func() { v.visit(func(s *session.Session) { s.Set("k", 2) }) }},
+		{"a save and a reload", func() {
+			v.visit(func(s *session.Session) { s.Set("k", 3); ok(nil, s.Save(ctx)); ok(nil, s.Reload(ctx)) })
+		}},
+		{"a lock", func() {
+			v.visit(func(s *session.Session) { ok(nil, s.Lock(ctx)); s.Set("k", 4); ok(nil, s.Unlock(ctx)) })
+		}},
+		{"a regeneration", func() { v.visit(func(s *session.Session) { s.Regenerate() }) }},
+		{"a renewal", func() {
+			ok(nil, v.m.Age(ctx, v.cookie.Value, 24*time.Hour))
+			v.visit(func(s *session.Session) { s.Get("k") })
+		}},
+		{"Change", func() { ok(nil, v.m.Change(ctx, idOf(v), func(s *session.Session) { s.Set("k", 5) })) }},
+		{"Do", func() {
+			_, err := v.m.Do(ctx, v.cookie.Value, func(ctx context.Context) error {
+				session.FromContext(ctx).Set("k", 6)
+				return nil
+			})
+			ok(nil, err)
+		}},
+		{"a migration", func() { withTicket(t, v.m).visit(func(s *session.Session) { s.Get("k") }) }},
+		{"Sessions", func() { ok(v.m.Sessions(ctx, session.OfUser("ann"))) }},
+		{"End", func() { ok(nil, v.m.End(ctx, idOf(other))) }},
+		{"a use of an ended session", func() { other.visit(func(s *session.Session) { s.Set("k", 7) }) }},
+		{"EndSessions", func() { ok(v.m.EndSessions(ctx, session.OfUser("ann"))) }},
+		{"a logout", func() { second.login(); second.visit((*session.Session).Destroy) }},
+	} {
+		doing, steps = c.doing, nil
+		c.fn()
+		if len(steps) == 0 {
+			t.Errorf("%s: no step", doing)
+		}
+		for _, s := range steps {
+			select {
+			case <-s.ctx.Done():
+			default:
+				t.Errorf("%s: its context goes on", s.doing)
+			}
+		}
+	}
+}
