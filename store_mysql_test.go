@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -969,6 +970,40 @@ func testMySQLConnectionsRenewed(t *testing.T, server *servertest.Server) {
 		})
 	}
 	callers.Wait()
+}
+
+// A call is made again where the server ends its connection, and on another connection where this one takes no writes.
+func TestMySQLConnectionsLeft(t *testing.T) { onMySQL(t, testMySQLConnectionsLeft) }
+
+func testMySQLConnectionsLeft(t *testing.T, server *servertest.Server) {
+	rawURL, db := newMySQLDatabase(t, server)
+	store, err := session.Open(t.Context(), rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, c := range []struct {
+		refused string // which insertions
+		codes   []int
+	}{
+		{"@once IS NULL", []int{1053, 1927, 4031}}, // whoever ends the connection says one of these before
+		{"CONNECTION_ID() <= %d", []int{1036, 1047, 1290, 1792, 1836, 1874}},
+	} {
+		for _, code := range c.codes {
+			storetest.Fill(t, store, 1, time.Time{})
+			var newest int
+			if err := db.QueryRowContext(t.Context(), "SELECT MAX(id) FROM information_schema.processlist").Scan(&newest); err != nil {
+				t.Fatal(err)
+			}
+			refused := strings.Replace(c.refused, "%d", strconv.Itoa(newest), 1)
+			mustExec(t, db, fmt.Sprintf("CREATE TRIGGER refuse BEFORE INSERT ON sessions FOR EACH ROW BEGIN "+
+				"IF %s THEN SET @once = 1; SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = %d; END IF; SET @once = NULL; END", refused, code))
+			if err := store.Save(t.Context(), storetest.RandomID(), session.Record{Data: []byte("data")}); err != nil {
+				t.Errorf("error %d: %v", code, err)
+			}
+			mustExec(t, db, "DROP TRIGGER refuse")
+		}
+	}
 }
 
 // A server that accepts connections and then says nothing keeps nobody waiting beyond the timeout for connecting.
