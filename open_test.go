@@ -236,6 +236,7 @@ func TestOpenPaths(t *testing.T) {
 		{"file:///tmp/a?b", "%3F"}, {"dir:/tmp/a#b", "%23"}, {"file:a?b=c", `"file:a?b=c"`},
 		{"file://sessions.db", "file:path"}, {"dir://var/lib/sessions", "dir:///path"}, {"file://host:1/x", "names a host"},
 		{"file:", "needs a path"}, {"file://host:x/y", "file:///path"},
+		{"file://ann:password@localhost/x", "more than a path"}, {"dir://ann@/x", "more than a path"},
 	} {
 		_, err := session.Open(t.Context(), test.rawURL)
 		wantError(t, err, "password", test.text)
