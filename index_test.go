@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -281,4 +282,26 @@ func TestLoginThatComesToNothing(t *testing.T) {
 			t.Errorf("ann has %d sessions in the list: %v", len(list), list)
 		}
 	})
+}
+
+// A login whose answer from the list was lost, and which another login has replaced meanwhile, does not take the place back.
+func TestLoginReplacedBeforeTheAnswer(t *testing.T) {
+	store := session.NewMemoryStore()
+	opts := &session.Options{MaxSessionsPerUser: 1, SweepInterval: session.Never, Logger: quiet}
+	slow := double.New(store)
+	first, second := newVisitor(t, slow, opts), newVisitor(t, store, opts)
+	list, lost := first.m.IndexID(session.OfUser("ann")), false
+	slow.Hook(func(ctx context.Context, c *double.Call, next func(context.Context) error) error {
+		err := next(ctx)
+		if c.Op != double.Save || c.ID != list || err != nil || lost {
+			return err
+		}
+		lost = true
+		second.login()
+		return errDown
+	})
+	first.visit(func(s *session.Session) { s.SetUser("ann") })
+	if !lost || first.alive() || !second.alive() || len(userSessions(t, first.m)) != 1 {
+		t.Errorf("the first lives: %v, the second: %v, listed are %d", first.alive(), second.alive(), len(userSessions(t, first.m)))
+	}
 }
