@@ -276,10 +276,7 @@ func (h *heldLock) save(ctx context.Context, until time.Time) error {
 
 // decodeLock returns who holds the lock and until when, nothing if it is free.
 func decodeLock(sl *slot) (writeID, time.Time) {
-	e, err := sl.open()
-	if err != nil || e.Kind != codec.Lock || len(e.Payload) == 0 {
-		return writeID{}, time.Time{}
-	}
+	e, _ := sl.open() // what is not there, or damaged, has no payload
 	r := codec.NewReader(e.Payload)
 	holder, until := writeID(r.Take(codec.WriteIDSize)), r.Time()
 	if !r.Good() {
