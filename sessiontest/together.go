@@ -38,7 +38,7 @@ func many(n int, f func(i int)) {
 const (
 	raceTime  = 800 * time.Millisecond // for one race
 	leastRace = 12                     // steps of the first racer, however slow the store is: enough where round trips lie in between
-	mostRace  = 3000                   // in a bubble, whose clock stands still meanwhile
+	mostRace  = 500                    // in a bubble, whose clock stands still meanwhile
 
 	// On a machine that is busy with other things a race may take three times as long, until its racers have been interrupted often
 	// enough. A store that is slow needs none of that, as its gaps are wide.
