@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -657,4 +658,28 @@ func passGate(ctx context.Context, _ *double.Call, next func(context.Context) er
 		<-g.release
 	}()
 	return next(ctx)
+}
+
+// A cookie that is newer than what a cache has, and the store is down: nobody is logged out for that.
+func TestCacheBehindAndTheStoreDown(t *testing.T) {
+	store := double.New(session.NewMemoryStore())
+	opts := &session.Options{SweepInterval: session.Never, Logger: quiet}
+	v := newVisitor(t, store, opts).login()
+	other := v.clone()
+	other.m = newManager(t, cached(store), opts)
+	if !other.alive() { // and the cache has it
+		t.Fatal("there is no session")
+	}
+	v.visit((*session.Session).Regenerate)
+	other.cookie = v.cookie
+	store.Hook(double.Fail(errDown))
+	res := other.visit(func(s *session.Session) { s.Has("k") })
+	wantStatus(t, res, http.StatusServiceUnavailable)
+	if c := res.Cookies(); len(c) > 0 {
+		t.Errorf("it sets %v", c)
+	}
+	store.Hook()
+	if !other.alive() {
+		t.Error("the session is gone")
+	}
 }
