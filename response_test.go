@@ -936,3 +936,27 @@ func TestNoWayAroundCommit(t *testing.T) {
 		})
 	}
 }
+
+// A handler that saves is told of it, but only its response brings the client the new cookie. So it fails if the last look at the
+// store does: the client must not take a login for done without its cookie.
+func TestLastLookFails(t *testing.T) {
+	for _, login := range []bool{true, false} {
+		store := double.New(session.NewMemoryStore())
+		v := newVisitor(t, store, &session.Options{Logger: quiet})
+		if !login {
+			v.login()
+		}
+		res := v.visit(func(s *session.Session) {
+			if login {
+				s.SetUser("ann")
+			} else {
+				s.Regenerate()
+			}
+			if err := s.Save(t.Context()); err != nil {
+				t.Error(err)
+			}
+			store.Hook(double.Fail(errDown))
+		})
+		wantStatus(t, res, http.StatusServiceUnavailable)
+	}
+}
