@@ -41,7 +41,7 @@ const (
 	mostRace  = 500                    // in a bubble, whose clock stands still meanwhile
 
 	// On a machine that is busy with other things a race may take three times as long, until its racers have been interrupted often
-	// enough. A store that is slow needs none of that, as its gaps are wide.
+	// enough. A store that is slow needs none of that, as its gaps are wide, nor does a race that is to be short.
 	leastInterrupts = 700
 	slowCall        = 50 * time.Microsecond
 )
@@ -112,6 +112,10 @@ func (e *env) race(ctx context.Context, racers ...racer) {
 	if e.kit.short {
 		d /= 3
 	}
+	longest := d
+	if d == raceTime {
+		longest *= 3
+	}
 	began, over := time.Now(), make(chan struct{})
 	var interrupts atomic.Int64
 	var interrupted sync.WaitGroup
@@ -124,7 +128,7 @@ func (e *env) race(ctx context.Context, racers ...racer) {
 		case step < leastRace || passed < d:
 			return false
 		}
-		return e.span.Load() > int64(slowCall) || passed > 3*d || interrupts.Load() > int64(leastInterrupts*d/raceTime)
+		return e.span.Load() > int64(slowCall) || passed > longest || interrupts.Load() > leastInterrupts
 	}
 	together(max(len(racers), len(e.store.handles), racing), func(i int) {
 		race := racers[min(i, len(racers)-1)]
