@@ -268,7 +268,7 @@ func TestStepsEnd(t *testing.T) {
 	var doing string
 	var steps []step
 	store.Hook(double.Before(func(ctx context.Context, c *double.Call) error {
-		if ctx.Done() != t.Context().Done() { // it is the caller's
+		if ctx.Done() != t.Context().Done() { // else it is the caller's, who ends it
 			steps = append(steps, step{doing + ": " + c.Op.String(), ctx})
 		}
 		return nil

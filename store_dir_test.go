@@ -54,11 +54,7 @@ func strayFiles(t *testing.T, dir string) (names []string) {
 
 func TestDirStoreLayout(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "var", "sessions")
-	store, err := session.Open(t.Context(), "dir://"+dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, "dir://"+dir)
 	if info, err := os.Stat(dir); err != nil || info.Mode() != fs.ModeDir|0o700 {
 		t.Errorf("the directory has mode %v, %v", info.Mode(), err)
 	}

@@ -30,11 +30,7 @@ func TestStoreOnFullDisk(t *testing.T) {
 		t.Run(scheme, func(t *testing.T) {
 			disk := storetest.SmallDisk(t, "1m")
 			path := filepath.Join(disk, "sessions")
-			store, err := session.Open(t.Context(), scheme+"://"+path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { store.Close() })
+			store := openStore(t, scheme+"://"+path)
 			ballast := filepath.Join(disk, "ballast")
 			if err := os.WriteFile(ballast, make([]byte, 200_000), 0o600); err != nil {
 				t.Fatal(err)
@@ -86,9 +82,7 @@ func TestStoreOnFullDisk(t *testing.T) {
 			if err := store.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if store, err = session.Open(t.Context(), scheme+"://"+path); err != nil {
-				t.Fatal(err)
-			}
+			store = openStore(t, scheme+"://"+path)
 			checkKept(t, store, kept)
 		})
 	}

@@ -222,11 +222,7 @@ func TestMySQLTableAltered(t *testing.T) { onMySQL(t, testMySQLTableAltered) }
 
 func testMySQLTableAltered(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
-	store, err := session.Open(t.Context(), rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, rawURL)
 	id := storetest.Fill(t, store, 1, time.Time{})[0]
 	done := make(chan struct{})
 	go func() {
@@ -362,11 +358,7 @@ func testMySQLAccounts(t *testing.T, server *servertest.Server) {
 		_, err := session.Open(t.Context(), newMySQLAccount(t, server, rawURL, "", rest+" ON "+table))
 		wantError(t, err, "p@ss", lacking+" command denied", "needs SELECT, INSERT, UPDATE and DELETE on the table `sessions`")
 	}
-	store, err := session.Open(t.Context(), user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, user)
 	mustExec(t, db, "DROP TABLE sessions")
 	_, err = store.Load(t.Context(), session.ID{})
 	wantError(t, err, "p@ss", "the table `sessions` is not there any more", "session.MySQLSchema")
@@ -462,11 +454,7 @@ func testMySQLTableNames(t *testing.T, server *servertest.Server) {
 	const odd = "odd-name.`1`"
 	mustExec(t, db, "CREATE DATABASE `odd-name.``1```")
 	t.Cleanup(func() { mustExec(t, openDB(t, server.URL, ""), "DROP DATABASE `odd-name.``1```") })
-	store, err := session.Open(t.Context(), withDatabase(t, server.URL, odd))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, withDatabase(t, server.URL, odd))
 	wantUsable(t, store)
 	elsewhere := openDB(t, server.URL, "")
 	for _, name := range []string{database + ".first", database + ".select"} {
@@ -879,11 +867,7 @@ func TestMySQLServerRestarts(t *testing.T) {
 	for _, kind := range []servertest.Kind{servertest.KindMySQL, servertest.KindMariaDB} {
 		t.Run(string(kind), func(t *testing.T) {
 			server := servertest.Start(t, kind)
-			store, err := session.Open(t.Context(), server.URL)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer store.Close()
+			store := openStore(t, server.URL)
 			wantOutlives(t, server, store)
 		})
 	}
@@ -977,11 +961,7 @@ func TestMySQLConnectionsLeft(t *testing.T) { onMySQL(t, testMySQLConnectionsLef
 
 func testMySQLConnectionsLeft(t *testing.T, server *servertest.Server) {
 	rawURL, db := newMySQLDatabase(t, server)
-	store, err := session.Open(t.Context(), rawURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, rawURL)
 	for _, c := range []struct {
 		refused string // which insertions
 		codes   []int

@@ -136,11 +136,7 @@ func TestPostgresSettings(t *testing.T) {
 		"one connection":    "pool_max_conns=1",
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := session.Open(t.Context(), withParams(rawURL, params))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer store.Close()
+			store := openStore(t, withParams(rawURL, params))
 			const n = 400
 			mustExecPostgres(t, pool, "INSERT INTO sessions SELECT sha256(n::text::bytea), 1, 1, 'x' FROM generate_series(1, $1) AS n", n)
 			wantSweep(t, store.(sqlStore), n)
@@ -302,11 +298,7 @@ func TestPostgresSeveralServers(t *testing.T) {
 	server := servertest.PostgreSQL(t)
 	readOnly := servertest.Start(t, servertest.KindPostgreSQL, "-c", "default_transaction_read_only=on")
 	both := readOnly.Addrs[0] + "," + server.Addrs[0]
-	store, err := session.Open(t.Context(), strings.Replace(server.Apart(t, "table"), server.Addrs[0], both, 1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, strings.Replace(server.Apart(t, "table"), server.Addrs[0], both, 1))
 	wantUsable(t, store)
 }
 
@@ -376,11 +368,7 @@ func TestPostgresAccounts(t *testing.T) {
 	}
 
 	user = newPostgresAccount(t, pool, rawURL, "", append(grants, all)...)
-	store, err := session.Open(t.Context(), user)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, user)
 	mustExecPostgres(t, pool, "REVOKE ALL ON sessions FROM "+mustParse(t, user).User.Username())
 	_, err = store.Load(t.Context(), session.ID{})
 	wantError(t, err, "p@ss", "permission denied", `needs SELECT, INSERT, UPDATE and DELETE on the table "sessions"`)
@@ -713,10 +701,6 @@ func TestPostgresClose(t *testing.T) {
 // A store outlives its server.
 func TestPostgresServerRestarts(t *testing.T) {
 	server := servertest.Start(t, servertest.KindPostgreSQL)
-	store, err := session.Open(t.Context(), server.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
+	store := openStore(t, server.URL)
 	wantOutlives(t, server, store)
 }

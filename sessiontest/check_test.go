@@ -277,7 +277,7 @@ func TestFaults(t *testing.T) {
 				defer leaked.close()
 				t.Run("real time", check)
 				f.second = true
-				t.Run("two handles", check) // which have less time each
+				t.Run("two handles", check) // the first alone has a quarter of the time
 				return
 			}
 			synctest.Test(t, func(t *testing.T) {
