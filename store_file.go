@@ -55,7 +55,6 @@ type FileStore struct {
 	readers  sync.RWMutex // held by whoever reads; whoever has it alone can use again all pages that are free
 	reserved int64        // up to where the disk has room for the file; of the writer
 
-	written atomic.Int64 // how many changes were asked for and written, or found to be needless
 }
 
 // FileOptions are the options of NewFileStore.
@@ -165,17 +164,14 @@ func (s *FileStore) Delete(ctx context.Context, id ID) error {
 	return s.submit(ctx, &fileOp{pages: changePages, apply: func(b *fileBuckets) error { return b.remove(id) }})
 }
 
-// DeleteExpired implements Sweeper. It removes a few records at a time. While others write it pauses in between,
-// and keeps pace with them rather than hold them up; otherwise it makes larger steps.
+// DeleteExpired implements Sweeper.
 func (s *FileStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
-	const few, many, most = 8, 64, 512
+	const step = 25 // at once; all that wait for the disk meanwhile wait longer for more
 	now := time.Now().UnixMilli()
-	total, step := 0, few
-	written := s.written.Load()
+	total := 0
 	for total < limit {
 		var removed, seen int
 		want := min(step, limit-total)
-		start := time.Now()
 		err := s.submit(ctx, &fileOp{pages: want * changePages, apply: func(b *fileBuckets) (err error) {
 			if b.full { // one at a time needs the least room
 				want = 1
@@ -189,18 +185,6 @@ func (s *FileStore) DeleteExpired(ctx context.Context, limit int) (int, error) {
 		total += removed
 		if seen < want {
 			break
-		}
-		others := s.written.Load() - written - 1
-		written += others + 1
-		if others <= 0 {
-			step = min(2*step, many)
-			continue
-		}
-		step = int(min(max(others, few), most))
-		select {
-		case <-time.After(time.Since(start)):
-		case <-ctx.Done():
-			return total, ctx.Err()
 		}
 	}
 	return total, nil
@@ -427,7 +411,6 @@ func (s *FileStore) commit(batch []*fileOp) {
 			s.applyAlone(op)
 		}
 	}
-	s.written.Add(int64(len(batch)))
 	for _, op := range batch {
 		close(op.done)
 	}
