@@ -173,6 +173,9 @@ func (s scale) crowded(tb testing.TB, r *report, b backend) {
 	}
 }
 
+// longestCalm is enough requests for the slowest of ten thousand.
+const longestCalm = 20 * time.Second
+
 // sweep removes what has expired while requests run, and compares how long those take with and without.
 func (s scale) sweep(r *report, b backend, l library, store session.Store, expired int) {
 	name := fmt.Sprintf("%s/removing %d of %d", b.name, expired, s.many)
@@ -189,7 +192,7 @@ func (s scale) sweep(r *report, b backend, l library, store session.Store, expir
 		removed = must(session.DeleteExpired(context.Background(), store))
 		took = time.Since(start)
 	})
-	calm := load.whileRunning(func() { time.Sleep(max(took, 2*s.loopback.turn)) })
+	calm := load.whileRunning(func() { time.Sleep(min(max(took, 2*s.loopback.turn), longestCalm)) })
 	if removed < expired {
 		panic(fmt.Sprintf("bench: %s: %d were removed", name, removed))
 	}
