@@ -54,7 +54,6 @@ type FileStore struct {
 
 	readers  sync.RWMutex // held by whoever reads; whoever has it alone can use again all pages that are free
 	reserved int64        // up to where the disk has room for the file; of the writer
-
 }
 
 // FileOptions are the options of NewFileStore.
