@@ -204,6 +204,7 @@ func TestForgedCookie(t *testing.T) {
 		"upper case":            strings.ToUpper(value),
 		"percent-encoded":       "%" + value[1:],
 		"one quote":             `"` + value,
+		"one quote of two":      `"` + value + `x`,
 		"quotes inside":         `""` + value + `""`,
 		"blank inside":          value[:40] + " " + value[41:],
 		"the ID of the record":  strings.Repeat("0", 64),
@@ -828,4 +829,27 @@ func TestPartitionedCookie(t *testing.T) {
 			t.Errorf("%s: New returns no error", name)
 		}
 	}
+}
+
+// Behind the cookie of a session that was just closed, one that leads to nothing any more makes its client no newcomer.
+func TestClosedBesideDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{SweepInterval: session.Never, Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		dead := v.cookie
+		v.login()
+		time.Sleep(time.Minute)
+		other := newVisitor(t, v.store, nil).login()
+		closed := other.cookie
+		other.visit((*session.Session).Destroy)
+		for _, cookies := range [][]*http.Cookie{{closed, dead}, {dead, closed}} {
+			r := httptest.NewRequest("GET", "/", nil)
+			for _, c := range cookies {
+				r.AddCookie(c)
+			}
+			w := httptest.NewRecorder()
+			handle(v.m, func(s *session.Session) { s.Set("k", 2) }).ServeHTTP(w, r)
+			wantStatus(t, w.Result(), http.StatusConflict)
+		}
+	})
 }

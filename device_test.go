@@ -333,6 +333,9 @@ func TestDeviceBinding(t *testing.T) {
 		}
 		b.login("ann")
 		w.told("offered")
+		if _, d := b.sees(); d != (session.Device{}) {
+			t.Errorf("nothing is bound, and the device is %+v", d)
+		}
 		early := b.thief()
 		wantStatus(t, b.register(), http.StatusOK)
 		w.told("registered")
@@ -355,8 +358,11 @@ func TestDeviceBinding(t *testing.T) {
 		if at := inspected(); !at.IsZero() {
 			t.Errorf("it is bound since %v", at)
 		}
-		b.sees()
+		_, first := b.sees() // which binds it
 		_, d := b.sees()
+		if first.Bound.IsZero() || !first.Proven.Equal(d.Proven) {
+			t.Errorf("as it is bound, the device is %+v, and then %+v", first, d)
+		}
 		if at := inspected(); !at.Equal(d.Bound) || at.IsZero() {
 			t.Errorf("it is bound since %v, its record says %v", d.Bound, at)
 		}
@@ -1102,8 +1108,12 @@ func TestDeviceAnotherLogin(t *testing.T) {
 		}
 		b.shows("ann")
 		w.told()
-		kept := b.jar[deviceCookie]
+		kept, straggler := b.jar[deviceCookie], b.thief()
 		b.login("bob")
+		straggler.shows("")
+		if straggler.jar[deviceCookie] != kept {
+			t.Error("an answer that comes late takes the proof, which is another login's by then")
+		}
 		if b.jar[deviceCookie] != "" {
 			t.Error("the proof of the former login stays")
 		}

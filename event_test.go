@@ -889,3 +889,17 @@ func TestObserverAllocatesNothing(t *testing.T) {
 		})
 	}
 }
+
+// A logger shows each field that is set, under its name.
+func TestEventLogValue(t *testing.T) {
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("told", "event", session.Event{
+		Kind: session.EventLost, ID: session.ID{1}, User: "ann", Reason: session.ReasonFailed, Op: "save",
+		Duration: time.Second, Count: 2, Key: "cart", Err: errDown,
+	})
+	want := fmt.Sprintf(` event.kind=lost event.id=%v event.user=ann event.reason=failed event.op=save event.duration=1s event.count=2 event.key=cart event.err=%q`+"\n",
+		session.ID{1}, errDown.Error())
+	if got := log.String(); !strings.HasSuffix(got, want) {
+		t.Errorf("the log is %s, want%s", got, want)
+	}
+}

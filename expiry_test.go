@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,5 +243,20 @@ func TestExpiryComesNearer(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestImpossibleIdleTimeout(t *testing.T) {
+	for _, d := range []time.Duration{-1, -time.Hour, time.Microsecond} {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{Logger: quiet})
+		wantStatus(t, v.visit(func(s *session.Session) {
+			s.Set("k", 1)
+			if s.SetIdleTimeout(d); s.Err() == nil || !strings.Contains(s.Err().Error(), d.String()) {
+				t.Errorf("SetIdleTimeout(%v): %v", d, s.Err())
+			}
+		}), http.StatusInternalServerError)
+		if v.cookie != nil {
+			t.Errorf("with %v, the session was stored", d)
+		}
 	}
 }

@@ -69,10 +69,13 @@ func TestLateIndexWrite(t *testing.T) {
 
 // A request that outlives its session, and would renew it, takes no place among the user's sessions for it.
 func TestEndedSessionTakesNoPlace(t *testing.T) {
-	for name, before := range map[string]func(*session.Session){
-		"ended":                   nil,
-		"renewed, then ended":     func(s *session.Session) { s.Has("k") },
-		"regenerated, then ended": func(s *session.Session) { s.Regenerate() },
+	end := func(s *session.Session) { s.Destroy() }
+	for name, steps := range map[string][]func(*session.Session){
+		"ended":                      {end},
+		"renewed, then ended":        {func(s *session.Session) { s.Has("k") }, end},
+		"regenerated, then ended":    {func(s *session.Session) { s.Regenerate() }, end},
+		"another user's by now":      {func(s *session.Session) { s.SetUser("bob") }},
+		"nobody's, with a new login": {end, func(s *session.Session) { s.SetUser("bob") }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			opts := &session.Options{MaxSessionsPerUser: 1, SweepInterval: session.Never, Logger: quiet}
@@ -82,10 +85,9 @@ func TestEndedSessionTakesNoPlace(t *testing.T) {
 			time.Sleep(5 * time.Minute)
 			wantStatus(t, v.clone().visit(func(s *session.Session) {
 				s.Has("k")
-				if before != nil {
-					v.visit(before)
+				for _, step := range steps {
+					v.visit(step)
 				}
-				v.visit(func(s *session.Session) { s.Destroy() })
 				newcomer.login()
 				s.Set("k", 2)
 			}), http.StatusConflict)

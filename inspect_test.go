@@ -199,10 +199,15 @@ func TestInspectFails(t *testing.T) {
 	if err := m.End(t.Context(), session.ID{1}); !errors.Is(err, errDown) {
 		t.Errorf("End: %v", err)
 	}
+	yields := 0
+	m = newManager(t, struct{ session.Store }{store}, nil)
 	for info, err := range m.Records(t.Context()) {
-		if !errors.Is(err, errors.ErrUnsupported) || info.ID != (session.ID{}) {
+		if yields++; !errors.Is(err, errors.ErrUnsupported) || info.ID != (session.ID{}) {
 			t.Errorf("Records: %+v, %v", info, err)
 		}
+	}
+	if yields != 1 {
+		t.Errorf("Records yields %d times", yields)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -774,5 +775,31 @@ func TestLostLockStaysLost(t *testing.T) {
 		if n := store.Calls()[double.Save]; n != 0 {
 			t.Errorf("%d saves for a lock that was lost", n)
 		}
+	})
+}
+
+// A session that was ended from elsewhere while the request ran cannot be locked any more, and the observer is told.
+func TestLockOfWhatWasRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen events
+		opts := &session.Options{SweepInterval: session.Never, Logger: quiet, Observer: seen.observe}
+		v := newVisitor(t, session.NewMemoryStore(), opts).login()
+		time.Sleep(5 * time.Minute)
+		v.visit(func(s *session.Session) {
+			s.Has("k")
+			if _, err := v.m.EndSessions(t.Context(), session.OfUser("ann")); err != nil {
+				t.Error(err)
+			}
+			if err := s.Save(t.Context()); err != nil { // it was to be renewed, and nothing is lost
+				t.Error(err)
+			}
+			seen.kinds()
+			if err := s.Lock(t.Context()); !errors.Is(err, session.ErrGone) {
+				t.Errorf("Lock: %v", err)
+			}
+			if kinds := seen.kinds(); !slices.Equal(kinds, []string{"stale_write"}) {
+				t.Errorf("the observer is told %q", kinds)
+			}
+		})
 	})
 }

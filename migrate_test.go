@@ -408,6 +408,57 @@ func TestMigrationStraggler(t *testing.T) {
 	late.want(oldName)
 }
 
+// Without End, the old system's session stays what it is, and is worth nothing once it has moved.
+func TestMigrationWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := newOldSystem().options(session.Options{})
+		opts.Migration.End = nil
+		for name, act := range map[string]func(*session.Session){
+			"moved": func(s *session.Session) { s.Has("k") }, "ended": func(s *session.Session) { s.Destroy() },
+		} {
+			old := withTicket(t, newManager(t, session.NewMemoryStore(), opts))
+			b := old.clone()
+			wantStatus(t, b.visit(act), http.StatusOK)
+			if b.cookies[oldName] != "" {
+				t.Errorf("%s: the old cookie stays", name)
+			}
+			if time.Sleep(time.Hour); old.user() != "" {
+				t.Errorf("%s: the old cookie is good for %q", name, old.user())
+			}
+		}
+	})
+}
+
+// A mark that cannot be read is reported, and its session does not move a second time.
+func TestMigrationDamagedMark(t *testing.T) {
+	old := newOldSystem()
+	old.endures = true
+	store := session.NewMemoryStore()
+	var seen events
+	b := withTicket(t, newManager(t, store, old.options(session.Options{Observer: seen.observe})))
+	b.clone().visit(func(s *session.Session) { s.Has("k") })
+	seen.kinds()
+	for info, err := range b.m.Records(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Kind != session.RecordMoved {
+			continue
+		}
+		rec, err := store.Load(t.Context(), info.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.Data = []byte("garbage")
+		if err := store.Save(t.Context(), info.ID, rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if user, got := b.user(), seen.kinds(); user != "" || !slices.Equal(got, []string{"damaged", "unknown"}) {
+		t.Errorf("the old cookie is good for %q, and the observer is told %q", user, got)
+	}
+}
+
 func TestMigrationFailures(t *testing.T) {
 	down := errors.New("down")
 	t.Run("Load", func(t *testing.T) {

@@ -254,7 +254,7 @@ func (s *Session) Save(ctx context.Context) error { return s.core.origin.commit(
 func (s *Session) Changed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.core.altered || s.core.phase != unloaded && s.core.differs()
+	return s.core.altered || s.core.differs()
 }
 
 // ForceSave has the next commit save the session although nothing has changed, which counts as a use of it now, whatever

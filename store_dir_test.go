@@ -314,8 +314,16 @@ func TestDirStoreNamedPipe(t *testing.T) {
 	if err := os.Chtimes(path, later, later); err != nil {
 		t.Fatal(err)
 	}
-	if rec, err := store.Load(t.Context(), storeID(1)); !errors.Is(err, session.ErrNotFound) {
-		t.Errorf("Load: %v, %v", rec, err)
+	if err := os.Mkdir(sessionFile(dir, storeID(2)), 0o700); err != nil { // as large as a file can be, on most disks
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(sessionFile(dir, storeID(2)), later, later); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if rec, err := store.Load(t.Context(), storeID(i+1)); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("Load: %v, %v", rec, err)
+		}
 	}
 	if n, err := store.Count(t.Context(), -1, 0); n != 0 || err != nil {
 		t.Errorf("Count: %d, %v", n, err)
@@ -417,6 +425,22 @@ func TestDirStoreSweepInBatches(t *testing.T) {
 	sweep(1, 0)
 	if n, err := store.Count(t.Context(), -1, 0); n != 10 || err != nil {
 		t.Errorf("Count = %d, %v", n, err)
+	}
+}
+
+// Whoever gives a listing up does not wait until a directory with millions of files is through.
+func TestDirStoreListIsGivenUp(t *testing.T) {
+	store := newDirStore(t, filepath.Join(t.TempDir(), "sessions"))
+	storetest.Fill(t, store, 20, time.Time{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var errs []error
+	for _, err := range store.List(ctx) {
+		cancel()
+		errs = append(errs, err)
+	}
+	if len(errs) != 2 || errs[0] != nil || !errors.Is(errs[1], context.Canceled) {
+		t.Errorf("it yields %v", errs)
 	}
 }
 

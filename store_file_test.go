@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"example.com/session"
+	"example.com/session/internal/storetest"
 )
 
 func newFileStore(t *testing.T, path string) *session.FileStore {
@@ -495,6 +496,28 @@ func TestFileStoreListWhileWriting(t *testing.T) {
 		if seen[storeID(i)] != 1 {
 			t.Fatalf("record %d was seen %d times", i, seen[storeID(i)])
 		}
+	}
+}
+
+// A record that is removed as it is listed takes none with it, wherever a transaction ends.
+func TestFileStoreListWhileDeleting(t *testing.T) {
+	store, err := session.NewFileStore(filepath.Join(t.TempDir(), "sessions.db"), &session.FileOptions{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	ids := storetest.Fill(t, store, 600, time.Time{})
+	seen := make(map[session.ID]bool)
+	for e, err := range store.List(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[e.ID] = true; store.Delete(t.Context(), e.ID) != nil {
+			t.Fatal("it cannot be deleted")
+		}
+	}
+	if len(seen) != len(ids) {
+		t.Errorf("%d of %d records were listed", len(seen), len(ids))
 	}
 }
 
