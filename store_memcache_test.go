@@ -12,6 +12,8 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -558,6 +560,56 @@ func TestMemcacheURL(t *testing.T) {
 		} else {
 			checkURLError(t, err, "")
 		}
+	}
+}
+
+func TestMemcacheSocket(t *testing.T) {
+	server := servertest.Memcached(t).Addrs[0]
+	dir, err := os.MkdirTemp("", "") // the path of a socket must not be long
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer listener.Close()
+	all.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() {
+				defer client.Close()
+				conn, err := net.Dial("tcp", server)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				all.Go(func() {
+					defer conn.Close()
+					io.Copy(conn, client)
+				})
+				io.Copy(client, conn)
+			})
+		}
+	})
+	prefix := uniquePrefix()
+	store, err := session.Open(t.Context(), "memcached://"+filepath.Join(dir, "s")+"?timeout=1m&prefix="+prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.Save(t.Context(), session.ID{1}, session.Record{Data: []byte("data")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := memcacheClient(t, server).Get(prefix + session.ID{1}.String()); err != nil {
+		t.Errorf("the server does not have the record: %v", err)
 	}
 }
 
