@@ -146,6 +146,31 @@ func TestLockOfNewSession(t *testing.T) {
 	}
 }
 
+// A session is not begun without its lock.
+func TestLockOfNewSessionFails(t *testing.T) {
+	store := session.NewMemoryStore()
+	var lock session.ID
+	down := double.New(store, double.Before(func(_ context.Context, c *double.Call) error {
+		if lock == (session.ID{}) {
+			lock = c.ID
+		}
+		if c.ID == lock {
+			return errDown
+		}
+		return nil
+	}, double.Save))
+	v := newVisitor(t, down, &session.Options{Locking: true, Logger: quiet})
+	wantStatus(t, v.visit(func(s *session.Session) {
+		s.Set("k", 1)
+		if err := s.Save(t.Context()); !errors.Is(err, errDown) {
+			t.Errorf("Save: %v", err)
+		}
+	}), http.StatusServiceUnavailable)
+	if n := recordCount(t, store); n != 0 || v.cookie != nil {
+		t.Errorf("there are %d records, and the cookie is %v", n, v.cookie)
+	}
+}
+
 func TestLockWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := &session.Options{SweepInterval: session.Never, Logger: slog.New(slog.DiscardHandler)}

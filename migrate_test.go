@@ -495,6 +495,16 @@ func TestMigrationFailures(t *testing.T) {
 			t.Errorf("user %q, events %q", b.user(), got)
 		}
 	})
+	t.Run("Lock", func(t *testing.T) {
+		store := double.New(session.NewMemoryStore(), double.Fail(down, double.Save))
+		b := withTicket(t, newManager(t, store, newOldSystem().options(session.Options{})))
+		wantStatus(t, b.visit(func(s *session.Session) {
+			if err := s.Lock(t.Context()); !errors.Is(err, down) {
+				t.Errorf("Lock: %v", err)
+			}
+		}), http.StatusServiceUnavailable)
+		b.want(oldName)
+	})
 	t.Run("a value", func(t *testing.T) {
 		old := newOldSystem()
 		old.sessions["ticket"] = session.OldSession{Values: map[string]any{"f": func() {}}}

@@ -426,6 +426,10 @@ func TestDirStoreSweepInBatches(t *testing.T) {
 	if n, err := store.Count(t.Context(), -1, 0); n != 10 || err != nil {
 		t.Errorf("Count = %d, %v", n, err)
 	}
+	for i := 100; i < 700; i += 20 { // each sweep goes on from where the last one stopped, behind the end from the beginning
+		save(i, i+20, time.Hour)
+		sweep(9, 9)
+	}
 }
 
 // Whoever gives a listing up does not wait until a directory with millions of files is through.

@@ -411,6 +411,30 @@ func TestFileStoreSweepTrustsTheRecord(t *testing.T) {
 	})
 }
 
+// A record has one entry in the index of expiries, however often that moves.
+func TestFileStoreIndexStaysSmall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sessions.db")
+	store := newFileStore(t, path)
+	id := storeID(1)
+	for version := range uint64(5) {
+		rec := session.Record{Version: version, Expires: time.Now().Add(time.Duration(version+1) * time.Hour)}
+		if err := store.Save(t.Context(), id, rec); err != nil {
+			t.Fatal(err)
+		}
+		rec.Version, rec.Expires = version+1, rec.Expires.Add(time.Minute)
+		if err := store.Touch(t.Context(), id, rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store.Close()
+	updateBolt(t, path, func(tx *bbolt.Tx) error {
+		if n := tx.Bucket([]byte("session.expiries")).Stats().KeyN; n != 1 {
+			t.Errorf("the index has %d entries", n)
+		}
+		return nil
+	})
+}
+
 // A file whose pages are damaged, or that somebody cuts while it is open, makes calls fail. The process lives.
 func TestFileStoreDamagedPages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sessions.db")
