@@ -45,11 +45,11 @@ type Migration struct {
 	// Cookie is the old session cookie: its Name, which must not be that of the Manager's, and the attributes that the
 	// old system gives it. An empty Path means "/". Value, Expires and MaxAge are not looked at.
 	Cookie http.Cookie
-	// Load returns the old session that the request's cookie leads to. It must not be nil. An error that wraps
-	// ErrNotFound means that there is none: it expired, or has moved. Nil without an error means more: nobody was ever
-	// given this cookie, as where a signature does not fit, and the Manager's store is not asked either. Any other
-	// error means that nobody knows. The request's context ends after Options.StoreTimeout. Load must neither read the
-	// body nor use the Manager, and is called by several goroutines, also for the same session.
+	// Load returns the old session that the request's cookie leads to. It must not be nil. Return an error that wraps
+	// ErrNotFound if there is none: it expired, or has moved. Return nil, nil for a forged cookie, as where a signature
+	// does not fit: then the Manager's store is not asked either. Any other error means that nobody knows. The request's
+	// context ends after Options.StoreTimeout. Load must neither read the body nor use the Manager, and is called by
+	// several goroutines, also for the same session.
 	Load func(r *http.Request) (*OldSession, error)
 	// End ends the session behind the request's old cookie in the old system, for good. It is called once the session
 	// has moved, or was ended or regenerated instead, and the same rules hold for it. A missing session

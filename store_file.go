@@ -737,7 +737,7 @@ const (
 	fileFormat     = "1"
 	fileHeaderSize = 4 + 8 + 8 // checksum, version, expiry
 	// filePart is how many bytes of a record are under one key. bbolt keeps at least two keys on a page, and up to four
-	// whatever their size, for which a longer one would take several pages in a row, and these are not always to be had.
+	// whatever their size. A longer part would take several pages in a row, and a full file may have no two together.
 	filePart = 960
 )
 
