@@ -212,3 +212,18 @@ func TestBindNetworkBehindProxy(t *testing.T) {
 		})
 	}
 }
+
+func TestImpossibleNetworks(t *testing.T) {
+	for bits, possible := range map[[2]int]bool{
+		{0, 0}: true, {32, 128}: true, {-1, 56}: false, {33, 56}: false, {24, -1}: false, {24, 129}: false,
+	} {
+		func() {
+			defer func() {
+				if refused := recover() != nil; refused == possible {
+					t.Errorf("BindNetwork(%d, %d) panics: %v", bits[0], bits[1], refused)
+				}
+			}()
+			session.BindNetwork(bits[0], bits[1], nil)
+		}()
+	}
+}

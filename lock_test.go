@@ -828,3 +828,23 @@ func TestLockOfWhatWasRevoked(t *testing.T) {
 		})
 	})
 }
+
+// A session that was locked fails for any other reason as one without a lock does, also where it is to end.
+func TestFailureUnderLock(t *testing.T) {
+	for _, locks := range []bool{false, true} {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{Logger: quiet})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		wantStatus(t, v.clone().visit(func(s *session.Session) {
+			if locks {
+				if err := s.Lock(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			s.Set("bad", func() {})
+			s.Destroy()
+		}), http.StatusInternalServerError)
+		if !v.alive() {
+			t.Errorf("locked %v: it has ended", locks)
+		}
+	}
+}

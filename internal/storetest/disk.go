@@ -116,12 +116,19 @@ func PowerLoss(t *testing.T, open func(path string) (session.StoreCloser, error)
 			t.Errorf("what was deleted is back after a loss of power: %v", err)
 		}
 	})
+	FillDisk(t, disk)
+	rec.Version, rec.Data = 2, []byte("third")
+	if err := store.Save(t.Context(), id, rec); err != nil {
+		t.Fatal(err)
+	}
+	afterLoss(func(again session.Store) { want(again, 3, "third") })
 }
 
-// mountDevice mounts the file system in a file, which writes nothing back by itself for as long as the test takes.
+// mountDevice mounts the file system in a file, which writes nothing back by itself for as long as the test takes, nor what is
+// in a file that is renamed.
 func mountDevice(t *testing.T, device string) string {
 	t.Helper()
-	return mount(t, "-o", "loop,commit=3600", device)
+	return mount(t, "-o", "loop,commit=3600,data=writeback,noauto_da_alloc", device)
 }
 
 // LogoutsOnFullDisk checks that, on a disk where others take what becomes free, each of a user's sessions can be logged out,
