@@ -143,7 +143,7 @@ func (c *core) load() {
 		return
 	}
 	found, reusedTokens := place{phase: visitor}, []behindToken(nil)
-	for i := -1; i < len(others); i++ {
+	for i := -1; i < len(others) && !(c.phase == locked && c.device.asked); i++ {
 		t := first
 		if i >= 0 {
 			t = others[i]
@@ -168,7 +168,7 @@ func (c *core) load() {
 			reusedTokens = append(reusedTokens, behindToken{t, c.owner()})
 		}
 		c.stale = true
-		if c.phase != visitor || c.own == (ID{}) || found.phase == visitor && c.slot.rec.Version > 0 {
+		if found.phase != locked && (c.phase != visitor || c.own == (ID{}) || found.phase == visitor && c.slot.rec.Version > 0) {
 			found, c.own = c.place, c.slot.id
 		}
 	}
@@ -211,6 +211,7 @@ func (c *core) find(ctx context.Context, t *token) error {
 		c.tell(ctx, Event{Kind: EventOldSecret, Reason: ReasonEncrypted})
 	}
 	switch {
+	case c.standing == reused && c.lockBehind(ctx):
 	case !c.standing.served():
 		if c.standing != reused {
 			c.m.observe(ctx, Event{Kind: EventUnknown, ID: c.slot.id, User: c.owner(), Reason: c.whyUnknown()})
@@ -280,7 +281,11 @@ func (c *core) judge(letIn bool) standing {
 	if c.outside != nil {
 		return c.judgeOutside()
 	}
-	return c.m.judge(&c.env, &c.token, c.hash, c.began, letIn)
+	st := c.m.judge(&c.env, &c.token, c.hash, c.began, letIn)
+	if st == admitted && c.fromItsDevice() { // and is to have the present cookie
+		return previous
+	}
+	return st
 }
 
 // reused reports a cookie that fell behind, and ends its session if that is asked for.

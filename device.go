@@ -46,7 +46,8 @@ import (
 //
 // A new secret has to be among the PreviousSecrets of all processes before any signs with it: to one that does not know it, a
 // browser's key is not the manager's, and is ended. A CacheStore can show a record as it was before it was bound; New
-// refuses one whose MaxAge is longer than a session is served without a proof after that, 90 seconds with the usual options.
+// refuses one whose MaxAge is longer than a session is served without a proof after that, 90 seconds with the usual options. It
+// does not see a CacheStore within another store.
 //
 // After a logout, the browser forgets its key with the next request, or at once with "cookies" in Options.ClearSiteData.
 //
@@ -156,7 +157,8 @@ type deviceProof struct {
 	device codec.Device // zero: it shows nothing that counts,
 	why    Reason       // for this reason
 	at     int64        // when the browser proved possession, in Unix milliseconds
-	later  bool         // it shows nothing, and its browser may do so yet
+	later  bool         // it shows nothing, and its browser may do so yet,
+	asked  bool         // which is not said by a cookie, as a sibling domain can plant one
 }
 
 // proves reports whether it is one for a session with that credential. p is nil where there is none.
@@ -174,25 +176,46 @@ func (c *core) unlock(ctx context.Context) {
 	if cred.Device == (codec.Device{}) || c.device.proves(cred) || c.began < cred.Bound+b.grace.Milliseconds() {
 		return
 	}
-	c.tell(ctx, Event{Kind: EventDeviceLocked, Reason: c.device.why})
-	c.place = place{locked, c.device.later}
+	c.shutOut(ctx, c.device)
 }
 
 // fromItsDevice reports whether a cookie that fell behind comes with a proof of the session's device. It is the owner's, then,
 // whom a thief with a copy could shut out otherwise by having the session renewed. With Options.EndOnReuse it ends both.
 func (c *core) fromItsDevice() bool {
 	cred := &c.env.Credential
-	return !c.m.endOnReuse && c.m.binder.on && cred.Device != (codec.Device{}) && c.origin.proof(c.slot.id, cred).proves(cred)
+	return !c.m.endOnReuse && c.m.binder.guards(cred) && c.origin.proof(c.slot.id, cred).proves(cred)
+}
+
+// lockBehind locks the session of a cookie that fell behind, if its browser may yet prove that it is the owner's: another
+// session in its place would leave the thief with this one.
+func (c *core) lockBehind(ctx context.Context) bool {
+	cred := &c.env.Credential
+	if !c.m.binder.guards(cred) {
+		return false
+	}
+	p := c.origin.proof(c.slot.id, cred)
+	if !p.later || p.proves(cred) {
+		return false
+	}
+	c.m.observe(ctx, Event{Kind: EventReused, ID: c.slot.id, User: c.owner()})
+	c.shutOut(ctx, p)
+	return true
+}
+
+// shutOut locks the session, as the request's proof does not count.
+func (c *core) shutOut(ctx context.Context, p *deviceProof) {
+	c.device, c.place = p, place{locked, p.later}
+	c.tell(ctx, Event{Kind: EventDeviceLocked, Reason: p.why})
 }
 
 // mayEnd reports whether a cookie that fell behind may end the session under an ID. Of one that is bound, a copy without a
 // proof is worth nothing, not even that.
 func (c *core) mayEnd(id ID, cred *codec.Credential) bool {
-	if !c.m.binder.on || cred.Device == (codec.Device{}) {
-		return true
-	}
-	return c.origin.proof(id, cred).proves(cred)
+	return !c.m.binder.guards(cred) || c.origin.proof(id, cred).proves(cred)
 }
+
+// guards reports whether a session with that credential is bound.
+func (b *binder) guards(cred *codec.Credential) bool { return b.on && cred.Device != (codec.Device{}) }
 
 // binds returns the device that the session is to be bound to, since the request shows a proof and it is not.
 func (c *core) binds() codec.Device {
@@ -209,7 +232,8 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 	if x.inHeader { // whose sessions are offered no device
 		return &deviceProof{}
 	}
-	p, now := &deviceProof{login: cred.Login, why: ReasonUnproven, later: comesAgain(x.r)}, x.start
+	again, now := comesAgain(x.r), x.start
+	p := &deviceProof{login: cred.Login, why: ReasonUnproven, later: again, asked: again}
 	var pos cookiePos
 	for {
 		value, more := pos.next(x.r.Header, b.cookie.Name)
@@ -227,7 +251,7 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 		}
 	}
 	if x.r.Header.Get(dbsc.Skipped) != "" { // which is no reason to trust it
-		p.later, p.why = true, ReasonSkipped
+		p.later, p.asked, p.why = true, true, ReasonSkipped
 	}
 	return p
 }
@@ -260,20 +284,21 @@ func (x *exchange) askAgain() bool {
 }
 
 // tellDevice puts into the header what the browser is to know of its device's key: in a response that sets the cookie of a
-// login, the offer to bind the session. A proof that is worth nothing goes, with the session's cookie or where it locks a
-// session: as long as there is one, the browser asks for no other.
+// login, the offer to bind the session. A proof that is worth nothing goes, with the session's cookie or where the session
+// is bound: as long as there is one, the browser asks for no other.
 func (x *exchange) tellDevice(c *core, action cookieAction) {
 	b, header := x.m.binder, x.w.Header()
-	if !b.on || x.inHeader || action == keepCookie && c.phase != locked {
+	cred := &c.env.Credential
+	bound := c.phase == served && b.guards(cred)
+	if !b.on || x.inHeader || action == keepCookie && c.phase != locked && !bound {
 		return
 	}
-	bound := c.phase == served && c.env.Credential.Device != (codec.Device{})
-	if action == setCookie && c.signedIn && c.phase == served && !bound {
+	if action == setCookie && c.signedIn && c.phase == served && !bound && cred.Login != (codec.Login{}) {
 		b.withdraw(header)
-		header[dbsc.Registration] = append(header[dbsc.Registration], b.offer(c.slot.id, c.env.Credential.Login))
+		header[dbsc.Registration] = append(header[dbsc.Registration], b.offer(c.slot.id, cred.Login))
 		c.tell(x.Context, Event{Kind: EventDeviceOffered})
 	}
-	if _, shown := new(cookiePos).next(x.r.Header, b.cookie.Name); shown && !(c.phase == served && c.device.proves(&c.env.Credential)) {
+	if _, shown := new(cookiePos).next(x.r.Header, b.cookie.Name); shown && !(c.phase == served && c.device.proves(cred)) {
 		b.forget(header)
 	}
 }

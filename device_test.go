@@ -789,6 +789,156 @@ func TestDeviceReused(t *testing.T) {
 	}
 }
 
+// overtaken has a thief with a copy renew the session's cookie while the stolen proof counts: the owner's falls behind.
+func (b *deviceBrowser) overtaken() (thief *deviceBrowser) {
+	thief = b.thief()
+	for range 2 { // a renewal, and its confirmation
+		b.pass(4*time.Minute + time.Second)
+		thief.visit(func(s *session.Session) { s.Set("k", 2) })
+	}
+	b.pass(2 * time.Minute)
+	return thief
+}
+
+// An owner whose cookie fell behind a thief's, and who comes without a proof that counts, is asked for one before anything takes the
+// cookie's place.
+func TestDeviceBehindWithoutProof(t *testing.T) {
+	for name, header := range map[string][]string{
+		"link":    {"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "cross-site"},
+		"skipped": {"Secure-Session-Skipped", `server_error;session_identifier="x"`},
+		"late":    nil,
+	} {
+		for i := range 4 {
+			endOnReuse, logout := i%2 == 1, i > 1
+			w := newDeviceWorld(t, session.NewMemoryStore(), &session.Options{EndOnReuse: endOnReuse})
+			b := w.browser()
+			b.bind("ann")
+			thief := b.overtaken()
+			w.pass(2 * time.Minute) // the last proof has run out
+			if name != "late" {
+				delete(b.jar, deviceCookie)
+			}
+			before, status := b.jar["session_id"], http.StatusServiceUnavailable
+			if name == "link" {
+				status = http.StatusUnauthorized
+			}
+			wantStatus(t, b.visit(func(s *session.Session) {
+				if s.Set("form", 1); logout {
+					s.Destroy()
+				}
+			}, header...), status)
+			if b.jar["session_id"] != before {
+				t.Errorf("%s: the owner's cookie is replaced", name)
+			}
+			b.refresh()
+			if user, _ := b.sees(); (user == "ann") == endOnReuse {
+				t.Errorf("%s, EndOnReuse %v: with a proof the user is %q", name, endOnReuse, user)
+			}
+			thief.shows("")
+		}
+	}
+}
+
+// An owner whose cookie fell behind, and who comes with a proof, has the present one with the next response.
+func TestDeviceBehindCatchesUp(t *testing.T) {
+	for name, use := range map[string]func(*session.Session){
+		"read":   func(s *session.Session) { s.Get("k") },
+		"change": func(s *session.Session) { s.Set("k", time.Now().UnixNano()) },
+	} {
+		for _, locking := range []bool{false, true} {
+			w := newDeviceWorld(t, session.NewMemoryStore(), &session.Options{Locking: locking})
+			b := w.browser()
+			b.bind("ann")
+			thief := b.overtaken()
+			thief.visit(func(s *session.Session) { s.Set("k", 3) }) // just used: no touch is due
+			wantStatus(t, b.refresh(), http.StatusOK)
+			w.reused = 0
+			for range 3 {
+				b.visit(use)
+			}
+			if b.jar["session_id"] != thief.jar["session_id"] || w.reused > 2 {
+				t.Errorf("%s, locking %v: after 3 requests the cookie is the present one: %v; EventReused %d times", name, locking,
+					b.jar["session_id"] == thief.jar["session_id"], w.reused)
+			}
+		}
+	}
+}
+
+// A cookie behind the owner's, which a sibling domain has planted, is not taken in its place while the browser is to come again.
+func TestDevicePlantedBehindLocked(t *testing.T) {
+	for name, live := range map[string]bool{"a live session": true, "one that has just ended": false} {
+		for _, ownFirst := range []bool{true, false} {
+			if live && !ownFirst {
+				continue // the first that leads to a session counts
+			}
+			w := newDeviceWorld(t, session.NewMemoryStore(), nil)
+			b, evil := w.browser(), w.browser()
+			b.bind("ann")
+			w.pass(12 * time.Minute)
+			evil.login("evil")
+			cookies := []string{"session_id=" + b.jar["session_id"], "session_id=" + evil.jar["session_id"]}
+			if !live {
+				evil.visit((*session.Session).Destroy)
+				w.pass(10 * time.Second)
+			}
+			if !ownFirst {
+				slices.Reverse(cookies)
+			}
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Cookie", strings.Join(cookies, "; "))
+			r.Header.Set("Sec-Fetch-Site", "cross-site")
+			r.Header.Set("Sec-Fetch-Dest", "document")
+			rec := httptest.NewRecorder()
+			handle(w.m, func(s *session.Session) {
+				if s.Set("form", 1); s.User() != "" {
+					t.Errorf("%s: the owner works in the session of %q", name, s.User())
+				}
+			}).ServeHTTP(rec, r)
+			wantStatus(t, rec.Result(), http.StatusUnauthorized)
+			if line := setCookie(t, rec.Result().Header, "session_id"); line != "" {
+				t.Errorf("%s: the owner's cookie is replaced by %s", name, line)
+			}
+		}
+	}
+}
+
+// A proof of another key than the one that is bound goes at once, or the browser would ask for no other before it is too late.
+func TestDeviceProofOfAnotherKey(t *testing.T) {
+	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
+	b := w.browser()
+	b.login("ann")
+	second := w.browser()
+	second.offer, second.jar = b.offer, b.jar
+	wantStatus(t, b.register(), http.StatusOK)
+	tab := b.thief() // a request that is under way
+	wantStatus(t, second.register(), http.StatusOK)
+	tab.shows("ann")
+	b.shows("ann")
+	if b.jar[deviceCookie] != "" {
+		t.Error("a proof that is worth nothing stays")
+	}
+	w.pass(2 * time.Minute)
+	wantStatus(t, b.refresh(), http.StatusOK)
+	b.shows("ann")
+}
+
+// Nobody is offered a key who is not logged in when the response leaves.
+func TestDeviceOfferToNobody(t *testing.T) {
+	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
+	b := w.browser()
+	b.visit(func(s *session.Session) {
+		s.SetUser("ann")
+		if err := s.Save(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.SetUser("")
+		s.Set("k", 1)
+	})
+	if b.offer != "" {
+		t.Errorf("nobody is logged in, and is offered %s", b.offer)
+	}
+}
+
 // Cookies of other sessions, however many a sibling domain has planted, keep the browser's own from neither a key nor a proof.
 func TestDevicePlantedCookies(t *testing.T) {
 	w := newDeviceWorld(t, session.NewMemoryStore(), nil)
