@@ -165,3 +165,28 @@ func TestPanicLeavesTheQueue(t *testing.T) {
 		wantStatus(t, v.visit(func(s *session.Session) { hitCounter.Set(s, 3) }), 200)
 	})
 }
+
+// A request that gives up waiting at the very moment at which its turn comes passes that on.
+func TestTurnComesAtTheLastMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVisitor(t, session.NewMemoryStore(), &session.Options{
+			Locking: true, LockWait: time.Second, SweepInterval: session.Never, Logger: quiet,
+		})
+		v.visit(func(s *session.Session) { s.Set("k", 1) })
+		for range 3000 {
+			var all sync.WaitGroup
+			all.Go(func() {
+				v.clone().visit(func(s *session.Session) {
+					s.Has("k")
+					time.Sleep(time.Second)
+				})
+			})
+			synctest.Wait()
+			all.Go(func() { v.clone().visit(func(s *session.Session) { s.Has("k") }) }) // it may come in time, or not
+			synctest.Wait()
+			time.Sleep(time.Millisecond)
+			wantStatus(t, v.clone().visit(func(s *session.Session) { s.Has("k") }), 200)
+			all.Wait()
+		}
+	})
+}
