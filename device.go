@@ -232,7 +232,7 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 	if x.inHeader { // whose sessions are offered no device
 		return &deviceProof{}
 	}
-	again, now := comesAgain(x.r), x.start
+	again, now := fromElsewhere(x.r), x.start
 	p := &deviceProof{login: cred.Login, why: ReasonUnproven, later: again, asked: again}
 	var pos cookiePos
 	for {
@@ -250,19 +250,31 @@ func (x *exchange) proof(id ID, cred *codec.Credential) *deviceProof {
 			p.device, p.at = device, at
 		}
 	}
-	if x.r.Header.Get(dbsc.Skipped) != "" { // which is no reason to trust it
+	if x.skipped(id, cred.Login) { // which is no reason to trust it
 		p.later, p.asked, p.why = true, true, ReasonSkipped
 	}
 	return p
 }
 
-// comesAgain reports whether the request is for a page from elsewhere, so that a page in its place that loads itself again
+// skipped reports whether the browser says that it could not ask for a proof of the session's key. It says so of the keys that
+// other applications of the site have, too.
+func (x *exchange) skipped(id ID, login codec.Login) bool {
+	left := maxSkipped
+	for identifier := range dbsc.Skips(x.r.Header) {
+		if d, ok := x.m.binder.openIdentifier(identifier); identifier == "" || left == 0 || ok && d.id == id && d.login == login {
+			return true
+		}
+		left--
+	}
+	return false
+}
+
+// fromElsewhere reports whether the request is for a page from elsewhere, so that a page in its place that loads itself again
 // has the browser ask for a proof as it does for requests of the site's own. In a frame that is sandboxed it would load itself
 // for ever, since each request then comes from elsewhere.
-func comesAgain(r *http.Request) bool {
+func fromElsewhere(r *http.Request) bool {
 	site := r.Header.Get("Sec-Fetch-Site")
-	return r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Dest") == "document" && site != "" && site != "same-origin" &&
-		r.Header.Get(dbsc.Skipped) == ""
+	return r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Dest") == "document" && site != "" && site != "same-origin"
 }
 
 // againPage does without a script, which the site's policies may forbid.
@@ -273,11 +285,11 @@ const againPage = `<!DOCTYPE html>
 
 // askAgain answers with a page that loads itself again, if that may help.
 func (x *exchange) askAgain() bool {
-	if !errors.Is(x.failed, ErrUnproven) || !comesAgain(x.r) {
+	if !errors.Is(x.failed, ErrUnproven) || !fromElsewhere(x.r) || x.r.Header.Get(dbsc.Skipped) != "" {
 		return false
 	}
 	x.w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	x.w.Header().Del("Content-Security-Policy") // which can be "sandbox", see comesAgain
+	x.w.Header().Del("Content-Security-Policy") // which can be "sandbox", see fromElsewhere
 	x.w.WriteHeader(http.StatusUnauthorized)
 	io.WriteString(x.w, againPage)
 	return true
@@ -317,8 +329,10 @@ func (b *binder) forget(header http.Header) {
 const (
 	// challengeAge is for how long a challenge can be answered.
 	challengeAge = time.Minute
-	// maxIdentifier is the longest session identifier that is looked at.
+	// maxIdentifier is the longest session identifier that is looked at,
 	maxIdentifier = 2 << 10
+	// maxSkipped how many of those in Secure-Session-Skipped are; where there are more, one is taken for the session's.
+	maxSkipped = 16
 )
 
 // A binder is what a manager needs to bind sessions to devices. It is immutable, and there is one in any case.

@@ -805,7 +805,7 @@ func (b *deviceBrowser) overtaken() (thief *deviceBrowser) {
 func TestDeviceBehindWithoutProof(t *testing.T) {
 	for name, header := range map[string][]string{
 		"link":    {"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "cross-site"},
-		"skipped": {"Secure-Session-Skipped", `server_error;session_identifier="x"`},
+		"skipped": {"Secure-Session-Skipped", "server_error"},
 		"late":    nil,
 	} {
 		for i := range 4 {
@@ -966,7 +966,8 @@ func TestDevicePlantedCookies(t *testing.T) {
 
 // A browser that has the key and shows no proof is not taken for somebody who is logged out.
 func TestDeviceUnproven(t *testing.T) {
-	skipped := []string{"Secure-Session-Skipped", `server_error;session_identifier="x"`}
+	skipped := []string{"Secure-Session-Skipped", `server_error;session_identifier="own"`}
+	others := []string{"Secure-Session-Skipped", `unreachable;session_identifier="x", server_error;session_identifier="other"`}
 	elsewhere := []string{"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "cross-site"}
 	here := []string{"Sec-Fetch-Dest", "document", "Sec-Fetch-Site", "same-origin"}
 	read := func(s *session.Session) { s.Has("k") }
@@ -984,7 +985,13 @@ func TestDeviceUnproven(t *testing.T) {
 		{"it could not refresh, a change", "", skipped, func(s *session.Session) { s.Set("k", 2) }, 503},
 		{"it could not refresh, logout", "", skipped, func(s *session.Session) { s.Destroy() }, 503},
 		{"it could not refresh, login", "", skipped, func(s *session.Session) { s.SetUser("ann") }, 200},
+		{"it could not refresh, nor others", "", []string{"Secure-Session-Skipped", others[1] + `, unreachable;session_identifier="own"`}, read, 503},
+		{"it could not refresh, and names no key", "", []string{"Secure-Session-Skipped", "quota_exceeded"}, read, 503},
+		{"it could not refresh more than one looks at", "", []string{"Secure-Session-Skipped", strings.Repeat(others[1]+", ", 9) + others[1]}, read, 503},
+		{"others could not refresh", "", others, func(s *session.Session) { s.Set("k", 2) }, 200},
+		{"others could not refresh, a proof that ran out", "late", others, read, 503},
 		{"from another site, it could not refresh", "", append(skipped, elsewhere...), read, 503},
+		{"from another site, others could not refresh", "", append(others, elsewhere...), read, 503},
 		{"a page from another site", "", elsewhere, read, 401},
 		{"a page from another site, a change", "", elsewhere, func(s *session.Session) { s.Set("k", 2) }, 401},
 		{"a page from another site, login", "", elsewhere, func(s *session.Session) { s.SetUser("ann") }, 200},
@@ -1017,8 +1024,11 @@ func TestDeviceUnproven(t *testing.T) {
 			case "garbage":
 				b.jar[deviceCookie] = "x"
 			}
-			before := b.jar["session_id"]
-			res := b.visit(test.use, test.header...)
+			before, header := b.jar["session_id"], slices.Clone(test.header)
+			for i := range header {
+				header[i] = strings.NewReplacer(`"own"`, `"`+b.identifier+`"`, `"other"`, `"`+other.identifier+`"`).Replace(header[i])
+			}
+			res := b.visit(test.use, header...)
 			wantStatus(t, res, test.status)
 			if test.status != http.StatusOK && (setCookie(t, res.Header, "session_id") != "" || b.jar["session_id"] != before || !strings.Contains(res.Header.Get("Cache-Control"), "no-store")) {
 				t.Errorf("the header is %v", res.Header)

@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/big"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -266,4 +267,26 @@ func FuzzJWT(f *testing.F) {
 			p.SignedBy(k)
 		}
 	})
+}
+
+func TestSkips(t *testing.T) {
+	for lines, want := range map[string][]string{
+		``:                                   {""},
+		`unreachable`:                        {""},
+		`unreachable;session_identifier="a"`: {"a"},
+		`unreachable;session_identifier=a`:   {"a"},
+		`unreachable; session_identifier="a`: {"a"},
+		`x;session_identifier="a", y, z;session_identifier="b"|server_error;session_identifier="c"`: {"a", "", "b", "c"},
+	} {
+		header := http.Header{dbsc.Skipped: strings.Split(lines, "|")}
+		if got := slices.Collect(dbsc.Skips(header)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", lines, got, want)
+		}
+		for range dbsc.Skips(header) {
+			break
+		}
+	}
+	if got := slices.Collect(dbsc.Skips(nil)); got != nil {
+		t.Errorf("no header: %q", got)
+	}
 }

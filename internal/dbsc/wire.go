@@ -2,6 +2,7 @@ package dbsc
 
 import (
 	"encoding/json"
+	"iter"
 	"net/http"
 	"strings"
 )
@@ -59,4 +60,22 @@ func String(header http.Header, name string) string {
 		value, _, _ = strings.Cut(quoted, `"`)
 	}
 	return value
+}
+
+// Skips goes through what the header Skipped says, and yields the identifier of each key that the browser could not prove
+// possession of, or "" where it names none.
+func Skips(header http.Header) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range header[Skipped] {
+			for reason := range strings.SplitSeq(line, ",") {
+				_, identifier, _ := strings.Cut(reason, `session_identifier=`)
+				if quoted, ok := strings.CutPrefix(identifier, `"`); ok {
+					identifier, _, _ = strings.Cut(quoted, `"`)
+				}
+				if !yield(identifier) {
+					return
+				}
+			}
+		}
+	}
 }
