@@ -125,6 +125,29 @@ func TestStolenCookies(t *testing.T) {
 	thief.denied("/", lockedText)
 }
 
+// A thief who has the session renewed while the copied proof counts leaves the owner's cookie behind. The owner catches up, from
+// wherever the browser comes.
+func TestDeviceThiefRenews(t *testing.T) {
+	a, owner, _ := bound(t, nil)
+	elsewhere := serve(t, plain(`<a href="`+a.home()+`/add">add</a>`))
+	thief := newProfile(t, a.site)
+	thief.steal(owner)
+	for range 2 { // a renewal, and its confirmation
+		a.later(4*time.Minute + time.Second)
+		thief.open("/add")
+	}
+	thief.sees("ann, proven, sum 2")
+	behind := owner.holds()[tokenName]
+	a.expired(owner)
+	owner.goes("/", 200, chromedp.Navigate(elsewhere.at("localhost")))
+	owner.press("add", "/add", 200)
+	owner.sees("ann, proven, sum 3")
+	if now := owner.holds()[tokenName]; now == behind || now != thief.holds()[tokenName] {
+		t.Error("the owner's cookie is still behind")
+	}
+	thief.denied("/", lockedText)
+}
+
 // Two tabs, and requests that a page sends at the same time, share one proof.
 func TestDeviceSharedRefresh(t *testing.T) {
 	a, g, first, _, second := boundTabs(t)
