@@ -55,6 +55,7 @@ func TestCompare(t *testing.T) {
 }
 
 func writeFile(path string, write func(io.Writer) error) {
+	check(os.MkdirAll(filepath.Dir(path), 0o755))
 	f := must(os.Create(path))
 	check(errors.Join(write(f), f.Close()))
 }
